@@ -1,0 +1,32 @@
+"""What every room uses: arrays and checks, the pytree dataclass, per-sample keys."""
+
+from jaxdiff.core.arrays import (
+    concrete,
+    host,
+    is_concrete,
+    match_dims,
+    namespace,
+    safe_divide,
+    safe_sqrt,
+)
+from jaxdiff.core.checks import check_choice, check_positive, unknown_name
+from jaxdiff.core.keys import batch_keys, fold_in, normal_like
+from jaxdiff.core.tree import dataclass, static_field
+
+__all__ = [
+    "batch_keys",
+    "check_choice",
+    "check_positive",
+    "concrete",
+    "dataclass",
+    "fold_in",
+    "host",
+    "is_concrete",
+    "match_dims",
+    "namespace",
+    "normal_like",
+    "safe_divide",
+    "safe_sqrt",
+    "static_field",
+    "unknown_name",
+]

@@ -1,0 +1,24 @@
+"""Checks of Python values, with messages that name the argument, its value and what it must be."""
+
+import difflib
+
+
+def check_positive(where, **numbers):
+    """Raises ValueError for the first of `numbers` that is not a finite number above zero."""
+    for name, value in numbers.items():
+        if isinstance(value, (int, float)) and not 0 < value < float("inf"):
+            raise ValueError(f"{where}: expected {name} to be a finite number above 0, got {value}")
+
+
+def check_choice(where, name, value, choices):
+    """Raises ValueError if `value` is not one of `choices`, naming the nearest."""
+    if value not in choices:
+        raise ValueError(f"{where}: {unknown_name(name, value, choices)}")
+
+
+def unknown_name(kind, name, known):
+    """The message for a name that is not in `known`, with the near ones first."""
+    known = [str(item) for item in known]
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}"

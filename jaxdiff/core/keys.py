@@ -1,0 +1,56 @@
+"""Randomness belongs to the sample: one key per example, so results do not depend on the batch."""
+
+import jax
+import jax.numpy as jnp
+
+
+def is_key(value):
+    """Whether `value` is an array of typed PRNG keys (`jax.random.key`)."""
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def batch_keys(key, batch, where="batch_keys"):
+    """One key per example.
+
+    Args:
+      key: one key, of which example `i` gets `fold_in(key, i)`, or `(batch,)` keys, returned as
+        they are. Raw `uint32` keys of `jax.random.PRNGKey` are accepted.
+      batch: number of examples.
+      where: the caller's name, for the message.
+
+    Returns:
+      `(batch,)` typed keys.
+
+    Raises:
+      ValueError: if `key` holds neither one key nor `batch` keys.
+    """
+    if not is_key(key):
+        raw = isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.shape[-1:] == (2,)
+        if not raw:
+            got = getattr(key, "dtype", type(key).__name__)
+            raise ValueError(f"{where}: expected a key of jax.random.key(seed), got {got}")
+        key = jax.random.wrap_key_data(key, impl="threefry2x32")
+    if key.shape == ():
+        return fold_in(key, jnp.arange(batch))
+    if key.shape != (batch,):
+        raise ValueError(f"{where}: expected one key or ({batch},) keys, got shape {key.shape}")
+    return key
+
+
+def fold_in(keys, data):
+    """`jax.random.fold_in` over an array of keys, an array of numbers, or both together."""
+    if keys.ndim == 0 and jnp.ndim(data) == 0:
+        return jax.random.fold_in(keys, data)
+    axes = (0 if keys.ndim else None, 0 if jnp.ndim(data) else None)
+    return jax.vmap(jax.random.fold_in, in_axes=axes)(keys, data)
+
+
+def normal_like(keys, x):
+    """Standard normal noise in the structure of `x`; leaf arrays are `(batch, ...)`, keys `(batch,)`."""
+    leaves, structure = jax.tree.flatten(x)
+    draws = []
+    for i, leaf in enumerate(leaves):
+        own = keys if len(leaves) == 1 else fold_in(keys, i)
+        dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+        draws.append(jax.vmap(lambda k: jax.random.normal(k, leaf.shape[1:], dtype))(own))
+    return jax.tree.unflatten(structure, draws)

@@ -1,0 +1,89 @@
+"""The process of a table of betas, as pretrained checkpoints carry it."""
+
+import numpy as np
+
+from jaxdiff.core import concrete, dataclass, namespace
+from jaxdiff.processes.gaussian import _check_times
+from jaxdiff.processes.linear import LinearProcess
+
+
+@dataclass
+class DiscreteVP(LinearProcess):
+    """Variance preserving with `T` given betas, continued between its entries, times in [0, 1].
+
+    Entry `n` (0-based) stands at `t = (n + 1) / T`, with `a^2 = prod_{i <= n} (1 - beta_i)`; between
+    entries log-SNR is linear in time. Below the first entry `c / a` falls linearly to exact data at
+    t = 0; if the last beta is 1 (zero terminal SNR), `a / c` falls linearly to 0 at t = 1. A network is
+    told the (fractional) index `t T - 1`.
+
+    Args:
+      betas: `(T,)`, in (0, 1), the last possibly 1.
+      t_min: 1 / T by default.
+    """
+
+    betas: object
+    t_min: float | None = None
+    t_max: float = 1.0
+
+    def __post_init__(self):
+        betas = concrete(self.betas)
+        if betas is not None:
+            inside = betas.ndim == 1 and betas.size > 1 and np.all(betas > 0)
+            if not (inside and np.all(betas[:-1] < 1) and betas[-1] <= 1):
+                raise ValueError(
+                    "DiscreteVP: expected betas of shape (T,), T > 1, in (0, 1) with the last at most "
+                    f"1, got shape {betas.shape} with values from {betas.min()} to {betas.max()}"
+                )
+            object.__setattr__(self, "betas", np.asarray(betas, np.float64))
+        if self.t_min is None:
+            object.__setattr__(self, "t_min", 1.0 / np.shape(self.betas)[0])
+        _check_times(self)
+
+    @property
+    def size(self):
+        """Number of entries `T`."""
+        return np.shape(self.betas)[0]
+
+    def time_of_index(self, index):
+        """The time of table entry `index` (0-based): `(index + 1) / T`."""
+        return (index + 1) / self.size
+
+    def _table(self):
+        """Times and log-SNR of the entries with finite log-SNR, and whether the last one is not."""
+        xp = namespace(self.betas)
+        known = concrete(self.betas)
+        ends_in_noise = known is not None and known[-1] == 1
+        betas = self.betas[:-1] if ends_in_noise else self.betas
+        log_a2 = xp.cumsum(xp.log1p(-betas))
+        log_snr = 0.5 * (log_a2 - xp.log(-xp.expm1(log_a2)))
+        return np.arange(1, self.size + 1 - ends_in_noise) / self.size, log_snr, ends_in_noise
+
+    def coefficients(self, t):
+        xp = namespace(t, self)
+        times, table, ends_in_noise = self._table()
+        log_snr = xp.interp(t, times, table)
+        noise_to_data = xp.exp(-table[0]) * t * self.size  # c / a below the first entry
+        a, c = _sides(xp, xp.where(t < times[0], noise_to_data, xp.exp(-log_snr)))
+        if ends_in_noise:
+            tail = _sides(xp, xp.exp(table[-1]) * (1.0 - t) * self.size)  # a / c above the last
+            a = xp.where(t > times[-1], tail[1], a)
+            c = xp.where(t > times[-1], tail[0], c)
+        return a, xp.zeros_like(a), c
+
+    def time_of_log_snr(self, log_snr):
+        xp = namespace(log_snr, self)
+        times, table, ends_in_noise = self._table()
+        t = xp.interp(-log_snr, -table, times)
+        t = xp.where(log_snr > table[0], xp.exp(table[0] - log_snr) / self.size, t)
+        if ends_in_noise:
+            t = xp.where(log_snr < table[-1], 1 - xp.exp(log_snr - table[-1]) / self.size, t)
+        return t
+
+    def c_noise(self, t):
+        return t * self.size - 1
+
+
+def _sides(xp, tangent):
+    """Cosine and sine of the angle with this tangent."""
+    cosine = 1 / xp.sqrt(1 + tangent**2)
+    return cosine, tangent * cosine
