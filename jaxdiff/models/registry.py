@@ -1,0 +1,75 @@
+"""Networks by name."""
+
+import dataclasses
+import difflib
+
+import flax.linen as nn
+
+from .dit import DiT
+from .mlp import MLP
+from .unet import UNet
+
+_DIT_SIZES = {  # Peebles and Xie (2022), table 1; XS is for images of a few pixels
+    "XS": {"width": 128, "depth": 4, "heads": 4},
+    "S": {"width": 384, "depth": 12, "heads": 6},
+    "B": {"width": 768, "depth": 12, "heads": 12},
+    "L": {"width": 1024, "depth": 24, "heads": 16},
+    "XL": {"width": 1152, "depth": 28, "heads": 16},
+}
+
+_MODELS = {
+    "MLP-S": (MLP, {"width": 128, "depth": 3}),
+    "MLP-B": (MLP, {"width": 256, "depth": 4}),
+    "MLP-L": (MLP, {"width": 512, "depth": 6}),
+    "UNet-XS": (UNet, {"channels": (32, 64), "blocks": 1, "attention_resolutions": (4,)}),
+    "UNet-S": (UNet, {"channels": (64, 128), "blocks": 2, "attention_resolutions": (8, 4)}),
+    "UNet-B": (
+        UNet, {"channels": (128, 256, 256), "blocks": 2, "attention_resolutions": (16, 8, 4)}
+    ),
+    "UNet-L": (
+        UNet, {"channels": (192, 384, 576, 768), "blocks": 3, "attention_resolutions": (16, 8)}
+    ),
+} | {
+    f"DiT-{size}/{patch}": (DiT, {**fields, "patch": patch})
+    for size, fields in _DIT_SIZES.items()
+    for patch in (1, 2, 4, 8)
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `build` knows."""
+    return tuple(_MODELS)
+
+
+def _check_known(what: str, name: str, known) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)
+        raise ValueError(f"build: unknown {what} {name!r}; near ones are {', '.join(near)}")
+
+
+def build(
+    name: str, *, sample_shape: tuple[int, ...], num_classes: int | None = None, **overrides
+) -> nn.Module:
+    """A network by name, for examples of `sample_shape`.
+
+    Args:
+        name: one of `names()`.
+        sample_shape: shape of one example, `(height, width, channels)` for UNet and DiT.
+        num_classes: number of classes, or None for a network without labels.
+        **overrides: any field of the network, in place of the named size's.
+
+    Returns:
+        A Flax module; `module.init(key, x, c_noise)["params"]` are its parameters and
+        `module.apply({"params": params}, x, c_noise, condition, keys=keys)` its output.
+
+    Raises:
+        ValueError: for an unknown name or field, or a shape that the network cannot take.
+    """
+    _check_known("model", name, _MODELS)
+    network, fields = _MODELS[name]
+    known = [f.name for f in dataclasses.fields(network) if f.name not in ("parent", "name")]
+    for field in overrides:
+        _check_known(f"field of {network.__name__}", field, known)
+    module = network(**{**fields, "num_classes": num_classes, **overrides})
+    module.check_shape(tuple(sample_shape))
+    return module
