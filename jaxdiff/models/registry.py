@@ -21,7 +21,7 @@ _MODELS = {
     "MLP-S": (MLP, {"width": 128, "depth": 3}),
     "MLP-B": (MLP, {"width": 256, "depth": 4}),
     "MLP-L": (MLP, {"width": 512, "depth": 6}),
-    "UNet-XS": (UNet, {"channels": (32, 64), "blocks": 1, "attention_resolutions": (4,)}),
+    "UNet-XS": (UNet, {"channels": (32, 64), "blocks": 1, "skip_inputs": False}),
     "UNet-S": (UNet, {"channels": (64, 128), "blocks": 2, "attention_resolutions": (8, 4)}),
     "UNet-B": (
         UNet, {"channels": (128, 256, 256), "blocks": 2, "attention_resolutions": (16, 8, 4)}

@@ -58,7 +58,7 @@ class UNet(nn.Module):
     """A convolutional encoder and decoder with skip connections (Ho et al. (2020),
     arXiv:2006.11239; adaptive norms after Dhariwal and Nichol (2021), arXiv:2105.05233).
 
-    Each level has `blocks` residual blocks on the way down and one more on the way up, each with
+    Each level has `blocks` residual blocks on the way down and as many on the way up, each with
     the skip connection of its partner; the middle has two. Between levels a strided convolution
     halves the image and repeated pixels with a convolution double it. The output is zero at
     initialisation.
@@ -69,6 +69,8 @@ class UNet(nn.Module):
         attention_resolutions: levels whose smaller side is among these have attention after each
             block; so does the middle.
         head_width: channels of one attention head.
+        skip_inputs: the input of each level has a skip connection too, with one more block on the
+            way up to take it (as in the papers; costs a third more for one block a level).
         embed_width: size of the embedding; None means four times `channels[0]`.
         num_classes: number of classes (label `num_classes` is the null class), or None.
         vector_size: length of the continuous side information, or None.
@@ -82,6 +84,7 @@ class UNet(nn.Module):
     blocks: int = 1
     attention_resolutions: tuple[int, ...] = (4,)
     head_width: int = 32
+    skip_inputs: bool = True
     embed_width: int | None = None
     num_classes: int | None = None
     vector_size: int | None = None
@@ -149,11 +152,11 @@ class UNet(nn.Module):
             return block(self.head_width, **dtypes, name=name)(h)
 
         h = Conv(self.channels[0], name="in", **dtypes)(x.astype(dtype))
-        skips = [h]
+        skips = [h] if self.skip_inputs else []
         for level, channels in enumerate(self.channels):
             if level:
                 h = Conv(h.shape[-1], stride=2, name=f"down_{level}", **dtypes)(h)
-                skips.append(h)
+                skips += [h] if self.skip_inputs else []
             for index in range(self.blocks):
                 h = residual(h, channels, f"encoder_{level}_{index}")
                 h = attention(h, f"encoder_attention_{level}_{index}")
@@ -162,7 +165,7 @@ class UNet(nn.Module):
         h = attention(h, "middle_attention")
         h = residual(h, channels, "middle_1")
         for level, channels in reversed(list(enumerate(self.channels))):
-            for index in range(self.blocks + 1):
+            for index in range(self.blocks + self.skip_inputs):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = residual(h, channels, f"decoder_{level}_{index}")
                 h = attention(h, f"decoder_attention_{level}_{index}")
