@@ -62,7 +62,8 @@ def _check_labels(where: str, labels, batch: int, num_classes: int) -> jax.Array
             f"{labels.shape}; pass one label per example"
         )
     if not isinstance(labels, jax.core.Tracer) and batch:
-        low, high = int(labels.min()), int(labels.max())
+        values = np.asarray(labels)  # jnp would trace a concrete array inside jit
+        low, high = values.min(), values.max()
         if low < 0 or high > num_classes:
             raise ValueError(
                 f"{where}: expected labels in [0, {num_classes}], where {num_classes} is the null "
