@@ -1,0 +1,40 @@
+"""Settings that every test runs under; they have to stand before jax starts its backend."""
+
+import os
+import tempfile
+
+# Eight CPU devices deadlock on two cores unless XLA's thread pool is larger than they are many.
+os.environ["NPROC"] = "32"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_cpu_collective_call_warn_stuck_timeout_seconds=20",
+        "--xla_cpu_collective_call_terminate_timeout_seconds=60",
+    ]
+).strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+_CACHE = os.path.join(tempfile.gettempdir(), f"jaxdiff-compilation-cache-{os.getuid()}")
+
+jax.config.update("jax_compilation_cache_dir", _CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """The test runs in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def debug_key_reuse():
+    """A variable that holds a key may be used once; to replay one on purpose, `jax.random.clone`."""
+    with jax.debug_key_reuse(True):
+        yield
