@@ -6,7 +6,8 @@ A network predicts `F = p x0 + q noise`; with `x = a x0 + c noise` this fixes `c
 `c_out = -c / (a q - c p)`. So training targets, clean estimates and conversions are one linear formula.
 """
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np

@@ -4,7 +4,7 @@ Uniform numbers are stratified over the global batch by default: example `i` of 
 `[i / n, (i + 1) / n)`, which lowers the variance of the batch loss and changes no expectation.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp

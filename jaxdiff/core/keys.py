@@ -48,9 +48,10 @@ def fold_in(keys, data):
 def normal_like(keys, x):
     """Standard normal noise in the structure of `x`; leaf arrays are `(batch, ...)`, keys `(batch,)`."""
     leaves, structure = jax.tree.flatten(x)
-    draws = []
-    for i, leaf in enumerate(leaves):
-        own = keys if len(leaves) == 1 else fold_in(keys, i)
-        dtype = jnp.promote_types(leaf.dtype, jnp.float32)
-        draws.append(jax.vmap(lambda k: jax.random.normal(k, leaf.shape[1:], dtype))(own))
-    return jax.tree.unflatten(structure, draws)
+    own = [keys] if len(leaves) == 1 else [fold_in(keys, i) for i in range(len(leaves))]
+    return jax.tree.unflatten(structure, [_normal(k, leaf) for k, leaf in zip(own, leaves, strict=True)])
+
+
+def _normal(keys, leaf):
+    dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+    return jax.vmap(lambda key: jax.random.normal(key, leaf.shape[1:], dtype))(keys)

@@ -1,0 +1,52 @@
+"""jaxdiff: a functional diffusion toolkit for JAX.
+
+Everything is one dot from here, or two for a family: `jaxdiff.processes.VP()`, `jaxdiff.sample(...)`.
+"""
+
+import importlib
+
+from jaxdiff import (
+    grids,
+    guidance,
+    losses,
+    parameterizations,
+    processes,
+    solvers,
+    times,
+    weightings,
+)
+from jaxdiff.parameterizations import convert, denoiser
+from jaxdiff.sampling import sample
+
+__version__ = "0.1.0"
+
+_LAZY = ("cli", "data", "metrics", "models", "testing", "training")  # heavier, loaded on first use
+
+__all__ = [
+    "convert",
+    "data",
+    "denoiser",
+    "grids",
+    "guidance",
+    "losses",
+    "metrics",
+    "models",
+    "parameterizations",
+    "processes",
+    "sample",
+    "solvers",
+    "testing",
+    "times",
+    "training",
+    "weightings",
+]
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return importlib.import_module(f"jaxdiff.{name}")
+    raise AttributeError(f"module 'jaxdiff' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_LAZY})

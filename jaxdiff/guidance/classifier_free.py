@@ -1,0 +1,50 @@
+"""Classifier-free guidance."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.core import match_dims
+
+
+def classifier_free(cond, uncond, scale, interval=None, rescale=0.0):
+    """Extrapolates from the unconditional to the conditional clean estimate.
+
+        D = D_u + scale (D_c - D_u)
+
+    Ho and Salimans (2022), arXiv:2207.12598, with `scale = 1 + w`. A known scale of 1 or 0 evaluates
+    one denoiser only.
+
+    Args:
+      cond, uncond: denoisers `(x, t) -> clean estimate`.
+      scale: number, or `(batch,)`, one per example.
+      interval: `(low, high)` times within which to guide; outside, the conditional estimate is returned
+        (Kynkaanniemi et al. (2024), arXiv:2404.07724).
+      rescale: in [0, 1], how far each guided estimate is scaled to the standard deviation of the
+        conditional one (Lin et al. (2024), arXiv:2305.08891, eq. 15, 16).
+
+    Raises:
+      ValueError: for an empty interval or a rescale outside [0, 1].
+    """
+    if interval is not None and not interval[0] < interval[1]:
+        raise ValueError(f"classifier_free: expected interval (low, high) with low < high, got {interval}")
+    if isinstance(rescale, (int, float)) and not 0 <= rescale <= 1:
+        raise ValueError(f"classifier_free: expected rescale in [0, 1], got {rescale}")
+    if isinstance(scale, (int, float)) and scale == 1:
+        return cond
+    if isinstance(scale, (int, float)) and scale == 0 and interval is None and rescale == 0:
+        return uncond
+
+    def denoise(x, t):
+        positive, negative = cond(x, t), uncond(x, t)
+        strength = jnp.asarray(scale, x.dtype)
+        if interval is not None:
+            inside = (t >= interval[0]) & (t <= interval[1])
+            strength = jnp.where(inside, strength, 1.0)
+        guided = negative + match_dims(strength, x, "classifier_free") * (positive - negative)
+        if isinstance(rescale, (int, float)) and rescale == 0:
+            return guided
+        axes = tuple(range(1, np.ndim(x)))
+        ratio = jnp.std(positive, axes, keepdims=True) / jnp.std(guided, axes, keepdims=True)
+        return guided * (rescale * ratio + 1 - rescale)
+
+    return denoise

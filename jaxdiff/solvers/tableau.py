@@ -1,0 +1,218 @@
+"""A solver is a table: the type, and the one executor that runs any of them.
+
+Row k of a tableau is one network evaluation. With the point `x`, the step's base point `base`, what
+the method remembers `e_k, e_k-1, ...` and fresh noise:
+
+    D    = denoise(x, t)
+    e    = p x + q D
+    x    = next . [x, base, e_k, ..., e_k-H+1, noise]
+    base = base . [x, base, e_k, ..., e_k-H+1, noise]
+
+Numbers are float64 on the host where process and grid are known, and rounded once.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import grids
+from jaxdiff.core import concrete, dataclass, namespace, static_field
+
+
+@dataclass
+class Tableau:
+    """The numbers of a sampler, one row per network evaluation.
+
+    Attributes:
+      t: `(nfe,)` times of the evaluations.
+      keep: `(nfe, 2)`, the weights `(p, q)` of what is remembered.
+      next: `(nfe, 3 + H)`, weights of the next point on `[x, base, H remembered, noise]`; a weight may
+        also have the shape of one example, `(nfe, 3 + H, *event)`.
+      base: the same for the next base point.
+      arrives: `(nfe,)` number of the grid point that a row arrives at, 0 inside a step.
+      steps: number of steps of the grid.
+      plain: the clean estimate itself is remembered; `keep` is not looked at.
+      based: the method has a base point; else `base` is not looked at.
+      noisy: the noise column is used; else no noise is drawn.
+    """
+
+    t: jax.Array
+    keep: jax.Array
+    next: jax.Array
+    base: jax.Array
+    arrives: jax.Array
+    steps: int = static_field()
+    plain: bool = static_field(default=False)
+    based: bool = static_field(default=True)
+    noisy: bool = static_field(default=True)
+
+    @property
+    def nfe(self):
+        """Number of network evaluations."""
+        return self.t.shape[-1]
+
+    @property
+    def memory(self):
+        """Number of evaluations remembered, the present one included."""
+        return self.next.shape[self.t.ndim] - 3
+
+    def plan(self, process, grid=None):
+        """The table itself: a plan takes the place of a solver anywhere."""
+        del process, grid
+        return self
+
+    def init(self, x, rows):
+        """The sampler's state at the start."""
+        return init(x, rows)
+
+    def step(self, denoise, state, row, draw):
+        """One row of the plan; see `step` of this module."""
+        return step(denoise, state, row, draw)
+
+
+class State(NamedTuple):
+    """What a linear solver carries: the point, the step's base point, what it remembers."""
+
+    x: object
+    base: object
+    history: tuple
+
+
+def init(x, rows):
+    """The state at `x`: nothing remembered yet."""
+    blank = tuple(jax.tree.map(jnp.zeros_like, x) for _ in range(rows.memory - 1))
+    return State(x, x if rows.based else None, blank)
+
+
+def step(denoise, state, row, draw):
+    """One row: one network call and one linear combination.
+
+    Args:
+      denoise: `(x, t) -> clean estimate`.
+      state: `State`.
+      row: a `Tableau` with one row.
+      draw: `() -> noise` in the structure of `x`.
+
+    Returns:
+      The next `State`.
+    """
+    clean = jax.tree.map(lambda d, x: d.astype(x.dtype), denoise(state.x, row.t), state.x)
+    e = clean if row.plain else _combine(row.keep, (state.x, clean))
+    remembered = (e, *state.history)
+    columns = (state.x, state.base, *remembered, draw() if row.noisy else None)
+    base = _combine(row.base, columns) if row.based else None
+    return State(_combine(row.next, columns), base, remembered[: len(state.history)])
+
+
+def _combine(weights, columns):
+    used = [(w, column) for w, column in zip(weights, columns, strict=True) if column is not None]
+
+    def leaf(*values):
+        return sum(_spread(w, v) * v for (w, _), v in zip(used, values, strict=True))
+
+    return jax.tree.map(leaf, *(column for _, column in used))
+
+
+def _spread(weight, value):
+    return weight if weight.ndim == 0 else weight[None]
+
+
+@dataclass
+class LinearSolver:
+    """A solver that is a rule for a tableau.
+
+    Attributes:
+      name: how it is called.
+      rule: `(process, grid, **options, **numbers) -> Tableau`.
+      options: settings that shape the table, as sorted `(name, value)` pairs.
+      numbers: settings that only change its numbers; `vmap` and `grad` reach them.
+    """
+
+    name: str = static_field()
+    rule: Callable = static_field()
+    options: tuple = static_field()
+    numbers: dict
+
+    def plan(self, process, grid):
+        """The `Tableau` of this solver for a process and `(steps + 1,)` decreasing times.
+
+        Raises:
+          ValueError: for a grid that does not decrease or leaves the process's times.
+        """
+        if grid is None:
+            raise ValueError(f"{self.name}: expected a grid of times, got None; see jd.grids")
+        return self.rule(process, grids.explicit(process, grid), **dict(self.options), **self.numbers)
+
+    def init(self, x, rows):
+        """The sampler's state at the start."""
+        return init(x, rows)
+
+    def step(self, denoise, state, row, draw):
+        """One row of the plan; see `step` of this module."""
+        return step(denoise, state, row, draw)
+
+
+def linear(name, rule, /, **settings):
+    """A `LinearSolver`; floats and arrays among `settings` become leaves, everything else is static."""
+    static = {k: v for k, v in settings.items() if v is None or isinstance(v, (bool, int, str, tuple))}
+    numbers = {k: v for k, v in settings.items() if k not in static}
+    return LinearSolver(name, rule, tuple(sorted(static.items())), numbers)
+
+
+def table(t, next_x, *, next_base=None, keep=None, arrives=None, noisy=True):
+    """A `Tableau` from its columns.
+
+    Args:
+      t: `(nfe,)` times.
+      next_x: list of the columns of `next` on `[x, base, remembered..., noise]`, each `(nfe,)` or a
+        number.
+      next_base: the same for `base`; None where the method has no base point.
+      keep: columns `(p, q)`; None where the clean estimate itself is remembered.
+      arrives: `(nfe,)` grid points arrived at; by default every row is a step.
+      noisy: whether noise may be used; a column of known zeros says no by itself.
+    """
+    xp = namespace(t, next_x, next_base, keep)
+    rows = t.shape[0]
+
+    def columns(values):
+        return xp.stack([xp.broadcast_to(xp.asarray(v, float), (rows,)) for v in values], axis=-1)
+
+    noise = concrete(next_x[-1])
+    arrives = np.arange(1, rows + 1) if arrives is None else np.asarray(arrives)
+    return Tableau(
+        t=t,
+        keep=columns((0.0, 1.0) if keep is None else keep),
+        next=columns(next_x),
+        base=columns(next_x if next_base is None else next_base),
+        arrives=arrives,
+        steps=int(arrives.max()),
+        plain=keep is None,
+        based=next_base is not None,
+        noisy=noisy and not (noise is not None and not np.any(noise)),
+    )
+
+
+def stack(plans):
+    """Plans of equal length as one, with a leading axis for `vmap`; narrower ones are widened.
+
+    Raises:
+      ValueError: if the plans differ in rows or steps.
+    """
+    shapes = {(plan.nfe, plan.steps) for plan in plans}
+    if len(shapes) != 1:
+        raise ValueError(f"stack: expected plans of equal (nfe, steps), got {sorted(shapes)}")
+    memory = max(plan.memory for plan in plans)
+    flags = {name: any(getattr(plan, name) for plan in plans) for name in ("based", "noisy")}
+    flags["plain"] = all(plan.plain for plan in plans)
+
+    def widen(plan):
+        def pad(columns):
+            blank = np.zeros((plan.nfe, memory - plan.memory))
+            return np.concatenate([columns[:, :-1], blank, columns[:, -1:]], axis=1)
+
+        return plan.replace(next=pad(plan.next), base=pad(plan.base), **flags)
+
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *map(widen, plans))
