@@ -1,0 +1,34 @@
+"""Training: state, averages, one update for every kind of parallelism, checkpoints, the loop."""
+
+from jaxdiff.training import ema
+from jaxdiff.training.checkpoints import Checkpoints, restore, to_state
+from jaxdiff.training.loop import fit
+from jaxdiff.training.objectives import denoising_objective
+from jaxdiff.training.optimizers import adamw, learning_rates
+from jaxdiff.training.parallel import make_dispatch, parallel
+from jaxdiff.training.runs import checkpoint_directory, read_config, read_log
+from jaxdiff.training.signals import Interrupted
+from jaxdiff.training.state import TrainState, fingerprint, init_state, parameter_count
+from jaxdiff.training.update import make_update
+
+__all__ = [
+    "Checkpoints",
+    "Interrupted",
+    "TrainState",
+    "adamw",
+    "checkpoint_directory",
+    "denoising_objective",
+    "ema",
+    "fingerprint",
+    "fit",
+    "init_state",
+    "learning_rates",
+    "make_dispatch",
+    "make_update",
+    "parallel",
+    "parameter_count",
+    "read_config",
+    "read_log",
+    "restore",
+    "to_state",
+]

@@ -1,0 +1,161 @@
+"""Checkpoints through orbax, with a fingerprint of our own: orbax restores flipped bits silently."""
+
+import contextlib
+import logging
+import os
+import shutil
+
+import jax
+import numpy as np
+
+from jaxdiff.training.state import fingerprint, leaves_by_path
+
+
+class Checkpoints:
+    """Saves host states into `directory`, in the background, keeping the newest `keep`.
+
+    A context manager: leaving it waits until the last save is whole. `committed(step)` is called,
+    by `poll` or at the end, once a save is whole.
+    """
+
+    def __init__(self, directory, keep=2, committed=lambda step: None):
+        ocp = _orbax()
+        from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
+
+        options = ocp.CheckpointManagerOptions(
+            save_decision_policy=save_decision_policy.FixedIntervalPolicy(1),  # the loop decides
+            preservation_policy=preservation_policy.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(os.path.abspath(directory), options=options)
+        self.newest = self._manager.latest_step()
+        self._committed, self._under_way = committed, False
+
+    def save(self, step, state):
+        """Begins to save `state` (numpy leaves) as `step`; a step that is saved already is left as it is."""
+        if self.newest is not None and step <= self.newest:
+            return
+        self._finish()
+        ocp = _orbax()
+        record = {"sha256": fingerprint(state)}
+        items = {
+            "state": ocp.args.StandardSave(dict(vars(state))),
+            "record": ocp.args.JsonSave(record),
+        }
+        self._manager.save(step, args=ocp.args.Composite(**items))
+        self.newest, self._under_way = step, True
+
+    def poll(self):
+        """Notices, without waiting, that a save has become whole."""
+        if self._under_way and not self._manager.is_saving_in_progress():
+            self._finish()
+
+    def _finish(self):
+        self._manager.wait_until_finished()  # raises what the background thread raised
+        if self._under_way:
+            self._under_way = False
+            self._committed(self.newest)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        try:
+            self._finish()
+        finally:
+            self._manager.close()
+
+
+def steps(directory):
+    """Steps that have a directory in `directory`, newest first; whether they are whole is not looked at."""
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def restore(directory, report=print):
+    """The newest whole checkpoint.
+
+    Args:
+      directory: where `Checkpoints` saved.
+      report: called with one line for each broken checkpoint that was passed over.
+
+    Returns:
+      `(step, fields)`, the fields of a `TrainState` as nested dicts and lists of numpy arrays; None
+      if there is no checkpoint at all.
+
+    Raises:
+      ValueError: if there are checkpoints and none is whole.
+    """
+    broken = {}
+    for step in steps(directory):
+        try:
+            fields = _read(directory, step)
+        except Exception as error:  # orbax raises a dozen kinds for a torn file
+            broken[step] = str(error).strip().splitlines()[0][:200] if str(error) else repr(error)
+            continue
+        for lost, reason in broken.items():
+            report(f"checkpoint {lost} is not whole ({reason}); falling back to checkpoint {step}")
+        return step, fields
+    if broken:
+        detail = "; ".join(f"{step}: {reason}" for step, reason in broken.items())
+        raise ValueError(
+            f"restore: expected a whole checkpoint in {directory}, got none ({detail}); bring a copy "
+            "back, or train again in another directory"
+        )
+    return None
+
+
+def set_aside(directory, newer_than):
+    """Moves checkpoints newer than a step out of the way (orbax saves no step below its newest one)."""
+    for step in steps(directory):
+        if step > newer_than:
+            target = os.path.join(os.path.dirname(directory), f"broken-checkpoint-{step}")
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(os.path.join(directory, str(step)), target)
+
+
+def to_state(fields, template):
+    """Restored fields in the structure of `template`, a `TrainState` of arrays or shapes.
+
+    Raises:
+      ValueError: for a missing or additional array, or one of another shape or dtype.
+    """
+    arrays, wanted = leaves_by_path(fields), leaves_by_path(template)
+    if odd := sorted(set(arrays) ^ set(wanted)):
+        raise ValueError(
+            f"restore: expected the arrays of this model and optimizer, got others (such as {odd[0]}); "
+            "the run was made by another configuration"
+        )
+    for path, leaf in wanted.items():
+        got = arrays[path]
+        if (got.shape, got.dtype) != (leaf.shape, leaf.dtype):
+            raise ValueError(
+                f"restore: expected {path} of shape {leaf.shape} {leaf.dtype}, got {got.shape} "
+                f"{got.dtype}; the run was made by another configuration"
+            )
+    ordered = [arrays[path] for path in leaves_by_path(template)]
+    return jax.tree.unflatten(jax.tree.structure(template), ordered)
+
+
+def _read(directory, step):
+    ocp = _orbax()
+    with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as reader:
+        items = reader.restore(
+            os.path.join(os.path.abspath(directory), str(step)),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()
+            ),
+        )
+    fields, record = items["state"], items["record"]
+    fields = jax.tree.map(np.asarray, fields)
+    if fingerprint(fields) != record["sha256"] or int(fields["step"]) != step:
+        raise ValueError("its contents do not match the SHA-256 that was saved with them")
+    return fields
+
+
+def _orbax():
+    """Orbax takes as long to import as jax; only runs need it. Its notes on each save are not for users."""
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return ocp

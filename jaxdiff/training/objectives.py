@@ -1,0 +1,57 @@
+"""A network and a process made into the loss of a train step."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import losses
+from jaxdiff.core import fold_in
+
+
+def denoising_objective(
+    model, process, parameterization, *, weighting=None, times=None, label_drop=0.0,
+    null_label=None, augment=None,
+):
+    """`loss(params, batch, keys, strata) -> (batch,)` of a conditional network.
+
+    An example's key is folded into four streams (label dropping, augmentation, dropout, times and
+    noise), so its loss does not depend on the examples beside it, nor on how the batch is cut.
+
+    Args:
+      model: Flax module of `jd.models`, or anything with its `apply`.
+      process, parameterization, weighting, times: as of `jd.losses.denoising`.
+      label_drop: share of labels replaced by the null class, in [0, 1], for classifier-free guidance
+        (Ho and Salimans (2022), arXiv:2207.12598).
+      null_label: the null class, the number of classes; needed to drop labels.
+      augment: `augment(keys, x) -> (x, vector)`, such as `jd.data.Affine`; the network is told
+        `vector`, `(batch, k)`, so that samples, with zeros there, show none of it (Karras et al.
+        (2022), arXiv:2206.00364, appendix F.1). A vector of None tells it nothing.
+
+    Raises:
+      ValueError: if labels are to be dropped and there is no null class.
+    """
+    if not 0 <= label_drop <= 1 or (label_drop and null_label is None):
+        raise ValueError(
+            "denoising_objective: expected label_drop in [0, 1], and null_label for dropping, got "
+            f"label_drop={label_drop} and null_label={null_label}"
+        )
+
+    def loss(params, batch, keys, strata):
+        x, condition = batch["x"], {}
+        if "label" in batch:
+            dropped = jax.vmap(jax.random.bernoulli, (0, None))(fold_in(keys, 0), label_drop)
+            label = batch["label"]
+            condition["label"] = jnp.where(dropped, null_label, label) if label_drop else label
+        if augment is not None:
+            x, vector = augment(fold_in(keys, 1), x)
+            condition |= {} if vector is None else {"vector": vector}
+        dropout_keys = fold_in(keys, 2)
+
+        def net(x, c_noise):
+            return model.apply({"params": params}, x, c_noise, condition or None, keys=dropout_keys)
+
+        return losses.denoising(
+            net, fold_in(keys, 3), x, process=process, parameterization=parameterization,
+            weighting=weighting, times=times, strata=strata,
+        )
+
+    return loss

@@ -1,0 +1,52 @@
+"""The optimizer of a run: AdamW with clipping, a warm-up and a decay to zero."""
+
+import optax
+
+from jaxdiff.core import check_choice, check_positive
+
+DECAYS = ("cosine", "linear", "constant")
+
+
+def learning_rates(peak, steps, warmup=0, decay="cosine"):
+    """A schedule: `peak (k + 1) / warmup` over the first updates, then down to 0 at `steps`.
+
+    Args:
+      peak: highest rate.
+      steps: number of updates of the run.
+      warmup: updates of the linear rise.
+      decay: `cosine`, `linear` or `constant` (no decay).
+
+    Raises:
+      ValueError: if a number is out of range.
+    """
+    check_positive("learning_rates", learning_rate=peak, steps=steps)
+    check_choice("learning_rates", "decay", decay, DECAYS)
+    if not 0 <= warmup < steps:
+        raise ValueError(
+            f"learning_rates: expected warmup in [0, {steps}), got {warmup}; lower it or train longer"
+        )
+    rest = steps - warmup
+    falls = {
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+        "constant": lambda: optax.constant_schedule(peak),
+    }
+    rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
+    return optax.join_schedules([rise, falls[decay]()], [warmup])
+
+
+def adamw(learning_rate, *, beta1=0.9, beta2=0.999, weight_decay=0.0, clip=1.0):
+    """AdamW behind clipping of the gradient's global norm (`clip=0` switches that off).
+
+    Loshchilov and Hutter (2019), arXiv:1711.05101.
+
+    Args:
+      learning_rate: a number, or a schedule such as `learning_rates(...)`.
+      beta1, beta2: decay of the moments, in [0, 1).
+      weight_decay: decoupled decay, multiplied by the learning rate.
+      clip: largest norm of the gradient, or 0.
+    """
+    steps = [optax.clip_by_global_norm(clip)] if clip else []
+    return optax.chain(
+        *steps, optax.adamw(learning_rate, b1=beta1, b2=beta2, weight_decay=weight_decay)
+    )

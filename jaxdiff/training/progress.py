@@ -1,0 +1,89 @@
+"""What a run shows while it goes: a bar, log lines, and an end at the first number that is not finite."""
+
+import collections
+import sys
+import time
+
+import numpy as np
+
+LAG = 4  # dispatches in flight; more than eight can deadlock several CPU devices
+
+
+class Progress:
+    """Follows the metrics of a run a few dispatches behind, so that the device never waits for the host.
+
+    A context manager around the loop.
+
+    Args:
+      start: step that the run begins at.
+      steps: last step.
+      fetch: device metrics -> numpy metrics, each `(updates,)`.
+      log: a `Log`.
+      every: steps from one log line to the next.
+      show: whether to draw a bar, or print each log line where there is no terminal.
+    """
+
+    def __init__(self, start, steps, fetch, log, every, show=True):
+        from tqdm import tqdm
+
+        self._fetch, self._log, self._every, self._steps = fetch, log, every, steps
+        self._pending, self._losses, self._norms = collections.deque(), [], []
+        self._seen, self._mark, self._begin = start, (start, time.perf_counter()), time.perf_counter()
+        self._lines = show and not sys.stderr.isatty()
+        self._bar = tqdm(
+            total=steps, initial=start, disable=not show or self._lines, unit="step", smoothing=0.1
+        )
+
+    def push(self, metrics):
+        """Takes the metrics of the newest dispatch, and waits for those of the one `LAG` before."""
+        self._pending.append(metrics)
+        if len(self._pending) > LAG:
+            self._take(self._pending.popleft())
+
+    def drain(self):
+        """Waits for every dispatch; all numbers up to now were finite if this returns."""
+        while self._pending:
+            self._take(self._pending.popleft())
+
+    def say(self, line):
+        """Prints a line above the bar."""
+        self._bar.write(line, file=sys.stderr)
+
+    def _take(self, metrics):
+        metrics = self._fetch(metrics)
+        for loss, norm, finite in zip(metrics["loss"], metrics["grad_norm"], metrics["finite"]):
+            self._seen += 1
+            if not finite:
+                self._log.write(event="not finite", step=self._seen)
+                raise FloatingPointError(
+                    f"fit: expected a finite loss and gradient, got loss {loss} and gradient norm "
+                    f"{norm} at step {self._seen}"
+                )
+            self._losses.append(loss)
+            self._norms.append(norm)
+            if self._seen % self._every == 0 or self._seen == self._steps:
+                self._line()
+        self._bar.update(len(metrics["loss"]))
+
+    def _line(self):
+        now = time.perf_counter()
+        step, since = self._mark
+        rate = (self._seen - step) / max(now - since, 1e-9)
+        loss, norm = float(np.mean(self._losses)), float(np.mean(self._norms))
+        self._log.write(
+            step=self._seen, loss=loss, grad_norm=norm, steps_per_second=round(rate, 3),
+            seconds=round(now - self._begin, 3),
+        )
+        self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        if self._lines:
+            left = (self._steps - self._seen) / rate
+            self.say(f"step {self._seen}/{self._steps}  loss {loss:.4f}  {rate:.1f} steps/s  {left:.0f} s left")
+        self._losses.clear()
+        self._norms.clear()
+        self._mark = (self._seen, now)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._bar.close()

@@ -1,0 +1,118 @@
+"""A run's directory: its configuration, its log, its checkpoints.
+
+    RUN/config.json     what the run was started with
+    RUN/log.jsonl       one JSON object per line
+    RUN/checkpoints/    one folder per step
+"""
+
+import json
+import os
+
+LOG = "log.jsonl"
+
+
+def checkpoint_directory(run):
+    """Where the checkpoints of a run are."""
+    return os.path.join(run, "checkpoints")
+
+
+def write_json(path, content):
+    """Writes JSON so that a reader sees the old file or the new one, never half of one."""
+    temporary = f"{path}.tmp"
+    with open(temporary, "w") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+    os.replace(temporary, path)
+
+
+def read_config(run):
+    """The configuration that a run was started with.
+
+    Raises:
+      ValueError: if there is no run in that directory, or its configuration is no JSON.
+    """
+    path = os.path.join(run, "config.json")
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"read_config: expected a run directory with a config.json, got {run}; "
+            "pass the directory that `jaxdiff train --out` wrote"
+        )
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"read_config: expected JSON in {path}, got a broken file ({error})") from None
+
+
+def claim(run, config, free=()):
+    """Makes `run` the directory of `config`, or checks that it is already.
+
+    Args:
+      run: directory; made if it is not there.
+      config: dict that JSON can hold.
+      free: names of fields that may differ from those the run was started with.
+
+    Raises:
+      ValueError: naming each field that differs.
+    """
+    config = json.loads(json.dumps(config))
+    os.makedirs(run, exist_ok=True)
+    if not os.path.exists(os.path.join(run, "config.json")):
+        if os.path.isdir(checkpoint_directory(run)):
+            raise ValueError(
+                f"claim: expected {run} to hold config.json beside its checkpoints, got none; "
+                "bring it back, or use another directory"
+            )
+        write_json(os.path.join(run, "config.json"), config)
+        return
+    saved = read_config(run)
+    absent = "(absent)"
+    differing = [
+        f"{name}: the run has {saved.get(name, absent)!r}, now {config.get(name, absent)!r}"
+        for name in sorted(set(saved) | set(config))
+        if name not in free and saved.get(name, absent) != config.get(name, absent)
+    ]
+    if differing:
+        raise ValueError(
+            f"claim: expected the configuration that {run} was started with, got another "
+            f"({'; '.join(differing)}); use the same settings to continue it, or another --out"
+        )
+
+
+class Log:
+    """JSON lines appended to a file; `run=None` keeps none."""
+
+    def __init__(self, run, step=0):
+        """Opens the log of `run` and drops lines of later steps than `step`: they come again."""
+        self._file = None
+        if run is not None:
+            path = os.path.join(run, LOG)
+            kept = [line for line in read_log(run) if line.get("step", 0) <= step]
+            temporary = f"{path}.tmp"
+            with open(temporary, "w") as file:
+                file.writelines(json.dumps(line) + "\n" for line in kept)
+            os.replace(temporary, path)
+            self._file = open(path, "a", buffering=1)
+
+    def write(self, **entry):
+        """Appends one line."""
+        if self._file is not None:
+            self._file.write(json.dumps(entry) + "\n")
+
+    def close(self):
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def read_log(run):
+    """The entries of a run's log, without a line that was cut off; no entries if there is no file."""
+    path, entries = os.path.join(run, LOG), []
+    if os.path.exists(path):
+        with open(path) as file:
+            for line in file:
+                try:
+                    entries.append(json.loads(line))
+                except json.JSONDecodeError:
+                    continue
+    return entries
