@@ -21,7 +21,7 @@ import pytest  # noqa: E402
 _CACHE = os.path.join(tempfile.gettempdir(), f"jaxdiff-compilation-cache-{os.getuid()}")
 
 jax.config.update("jax_compilation_cache_dir", _CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -7,8 +7,6 @@ import numpy as np
 from jaxdiff.core import batch_keys
 from jaxdiff.testing.targets import Target, normalised
 
-_WORKING_SET = 2**22  # differences held at a time: 16 MiB in float32
-
 
 class Empirical(Target):
     """`sum_i weights_i delta(points_i)`; made by `empirical`.
@@ -19,6 +17,7 @@ class Empirical(Target):
     """
 
     degenerate = True
+    working_set = 2**22  # differences held at a time: 16 MiB in float32
 
     def __init__(self, points, weights):
         self.event = points.shape[1:]
@@ -72,7 +71,7 @@ class Empirical(Target):
     def _chunks(self, z):
         """Points `(chunks, size, d)` and log-weights `(chunks, size)`; what pads the last weighs 0."""
         count = len(self.points)
-        chunks = -(-count // max(1, min(count, _WORKING_SET // max(1, z.size))))
+        chunks = -(-count // max(1, min(count, self.working_set // max(1, z.size))))
         size = -(-count // chunks)
         padding = ((0, size * chunks - count), (0, 0))
         points = np.pad(self.points, padding, mode="edge").reshape(chunks, size, -1)

@@ -91,8 +91,9 @@ def _integrate(target, u, start, end):
 def _gaussian_map(target, process, x, t, s, y):
     z, a_t, c_t = target.unpack("flow_map", process, x, t, y)
     _, a_s, c_s = target.unpack("flow_map", process, x, s, y)
+    before, after = target.residuals(z, a_t, c_t), target.variances(z, a_s, c_s)
     moved = []
-    for residual, variance in zip(target.residuals(z, a_t, c_t), target.variances(z, a_s, c_s)):
+    for residual, variance in zip(before, after, strict=True):
         moved.append(None if residual is None else residual[0] * safe_sqrt(variance / residual[1]))
     one = jnp.ones((z.shape[0], 1), z.dtype)
     z = a_s[:, None] * jnp.asarray(target.means, z.dtype) + target.combine(one, *moved)

@@ -81,9 +81,7 @@ def measure_order(run, exact, steps=(48, 96, 192, 384), points=3, floor=0.0):
     for n in steps:
         answer = np.asarray(run(n))
         if answer.shape != exact.shape:
-            raise ValueError(
-                f"measure_order: expected run({n}) of shape {exact.shape}, got {answer.shape}"
-            )
+            raise ValueError(f"measure_order: expected run({n}) of shape {exact.shape}, got {answer.shape}")
         distance = np.linalg.norm((answer - exact).reshape(len(exact), -1), axis=1)
         errors.append(np.median(distance))
     slope = convergence_order(errors, steps, points, floor)

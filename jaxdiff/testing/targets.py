@@ -72,9 +72,7 @@ class Target:
         a, c = (match_dims(k, per_example, where) for k in (a, c))
         if a.ndim:
             a, c = (jnp.broadcast_to(k, lead).reshape(-1) for k in (a, c))
-        return z.reshape(-1, int(np.prod(self.event))), *(
-            k.astype(dtype).reshape(-1) for k in (a, c)
-        )
+        return z.reshape(-1, int(np.prod(self.event))), *(k.astype(dtype).reshape(-1) for k in (a, c))
 
     def _check_density(self, where, c):
         if self.degenerate and is_concrete(c) and (np.asarray(c) == 0).any():
