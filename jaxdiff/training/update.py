@@ -37,7 +37,7 @@ def make_update(loss, optimizer, ema_half_lives=(), accumulate=1):
         value, grads = _mean_gradient(loss, state.params, batch, keys, index, total, accumulate)
         if axis_name is not None:
             value, grads = jax.lax.pmean((value, grads), axis_name)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params, step = optax.apply_updates(state.params, updates), state.step + 1
         pairs = zip(state.ema, ema_half_lives, strict=True)

@@ -1,0 +1,195 @@
+"""Resume, interruption, numbers that are not finite: on a small network that compiles in no time."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxdiff.training as training
+from jaxdiff.training import Interrupted, fingerprint, fit, read_log
+
+X = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
+STEPS = 30
+
+
+def loss(params, batch, keys, strata):
+    index, total = strata
+    noise = jax.vmap(lambda k: jax.random.normal(k, (3,)))(keys)
+    scale = ((index + 0.5) / total)[:, None]
+    return jnp.mean((jnp.tanh(batch["x"] + scale * noise) @ params["w"] - noise) ** 2, axis=-1)
+
+
+def train(out=None, **options):
+    params = {"w": np.eye(3, dtype=np.float32)}
+    settings = {
+        "steps": STEPS, "batch_size": 16, "optimizer": training.adamw(0.01), "checkpoint_every": 10,
+        "log_every": 5, "progress": False, "ema_half_lives": (4.0, 40.0),
+    }
+    return fit(params, loss, {"x": X}, out=out, **settings | options)
+
+
+def stop_at(step, number=signal.SIGINT):
+    """A picture hook that sends this process a signal after `step`."""
+    return {"picture_every": 1,
+            "picture": lambda at, params: at == step and os.kill(os.getpid(), number)}
+
+
+@pytest.fixture(scope="module")
+def straight():
+    return fingerprint(train())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    train(out)
+    return out
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_with_the_bits_of_one_that_was_not(tmp_path, mode, number):
+    whole = train(parallel=mode)
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"{number.name} at step 15, saved in") as caught:
+        train(tmp_path / "run", parallel=mode, **stop_at(15, number))
+    assert (caught.value.number, caught.value.step) == (number, 15)
+    assert signal.getsignal(number) is before
+    assert training.restore(tmp_path / "run" / "checkpoints")[0] == 15
+    resumed = train(tmp_path / "run", parallel=mode)
+    assert fingerprint(resumed) == fingerprint(whole) and resumed.step == STEPS
+    steps = [line["step"] for line in read_log(tmp_path / "run") if "loss" in line]
+    assert steps == [5, 10, 15, 20, 25, 30]
+
+
+def test_a_finished_run_is_not_trained_further(run, straight, capsys):
+    assert fingerprint(train(run)) == straight
+    assert "from step 30" in capsys.readouterr().err
+
+
+def test_updates_per_dispatch_see_the_same_batches_and_keys(straight):
+    state = train(updates_per_dispatch=4)  # the last dispatch has two
+    single = train()
+    assert fingerprint(single) == straight
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state, single)
+
+
+def test_a_damaged_checkpoint_is_made_again(run, straight, capsys):
+    shutil.rmtree(run / "checkpoints" / "30" / "state")
+    assert fingerprint(train(run)) == straight
+    error = capsys.readouterr().err
+    assert "checkpoint 30 is not whole" in error and "from step 20" in error
+    assert training.restore(run / "checkpoints")[0] == 30
+    assert (run / "broken-checkpoint-30").is_dir()
+
+
+def test_lost_checkpoints_are_no_fresh_start(run):
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(ValueError, match="the log tells of step 30.*got none"):
+        train(run)
+
+
+def test_another_configuration_is_refused_by_name(run):
+    with pytest.raises(ValueError, match="batch_size: the run has 16, now 32; seed: the run has 0, now 1"):
+        train(run, batch_size=32, seed=1)
+    train(run, checkpoint_every=7, log_every=3)  # these change nothing that is trained
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    def breaks_at_25(params, batch, keys, strata):
+        return loss(params, batch, keys, strata) / (params["count"] > -24.5)
+
+    params = {"w": np.eye(3, dtype=np.float32), "count": np.zeros((), np.float32)}
+    count_down = optax.multi_transform(
+        {"w": optax.sgd(0.01), "count": optax.stateless(lambda g, p: jax.tree.map(
+            lambda a: None if a is None else -jnp.ones_like(a), g))},
+        {"w": "w", "count": "count"},
+    )
+    with pytest.raises(FloatingPointError, match="loss inf .* at step 26; checkpoint 20 in"):
+        fit(params, breaks_at_25, {"x": X}, steps=STEPS, batch_size=16, optimizer=count_down,
+            out=tmp_path, checkpoint_every=10, progress=False)
+    step, fields = training.restore(tmp_path / "checkpoints")
+    assert step == 20 and fields["params"]["count"] == -20
+    assert {"event": "not finite", "step": 26} in read_log(tmp_path)
+
+
+def test_the_log_holds_the_mean_loss_since_the_line_before(tmp_path):
+    train(tmp_path / "fine", log_every=1)
+    seen = {line["step"]: line["loss"] for line in read_log(tmp_path / "fine") if "loss" in line}
+    train(tmp_path / "coarse", log_every=10)
+    for line in read_log(tmp_path / "coarse"):
+        if "loss" in line:
+            mean = np.mean([seen[line["step"] - i] for i in range(10)])
+            np.testing.assert_allclose(line["loss"], mean, rtol=1e-5)
+            assert line["steps_per_second"] > 0
+
+
+def test_pictures_get_the_served_average_at_their_steps():
+    seen = {}
+    state = train(picture=lambda step, params: seen.update({step: params}), picture_every=12)
+    assert sorted(seen) == [12, 24]
+    assert not np.array_equal(seen[12]["w"], seen[24]["w"])
+    again = train(picture=lambda step, params: seen.update({step: params}), picture_every=30)
+    np.testing.assert_array_equal(seen[30]["w"], again.ema[0]["w"])
+    assert fingerprint(again) == fingerprint(state)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch_size": 12, "parallel": "pmap"}, "8 devices"),
+        ({"steps": 0}, "steps"),
+        ({"parallel": "pmup"}, "pmap"),
+    ],
+)
+def test_bad_settings_leave_no_directory(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+SCRIPT = """
+import importlib.util, json, sys, time
+spec = importlib.util.spec_from_file_location("t", sys.argv[1])
+t = importlib.util.module_from_spec(spec); spec.loader.exec_module(t)
+def slow(step, params):
+    print(step, flush=True); time.sleep(float(sys.argv[3]))
+state = t.train(sys.argv[2], parallel="jit", picture=slow, picture_every=1)
+print(json.dumps(t.fingerprint(state)))
+"""
+
+
+def start(out, pause):
+    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SCRIPT, __file__, str(out), str(pause)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_kill_9_loses_nothing_but_the_steps_since_the_checkpoint(tmp_path):
+    whole = start(tmp_path / "whole", 0).communicate(timeout=120)[0].splitlines()[-1]
+    for stop in ("13", "25"):
+        process = start(tmp_path / "killed", 0.05)
+        for line in process.stdout:
+            if line.strip() == stop:
+                process.kill()
+                break
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+        time.sleep(0.1)
+    resumed = start(tmp_path / "killed", 0).communicate(timeout=120)[0].splitlines()
+    assert resumed[0] == "21" and json.loads(resumed[-1]) == json.loads(whole)

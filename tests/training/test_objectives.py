@@ -1,0 +1,82 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.core import fold_in
+from jaxdiff.training import denoising_objective
+
+PROCESS, VELOCITY = jd.processes.RectifiedFlow(), jd.parameterizations.velocity()
+BATCH = {"x": jnp.arange(12.0).reshape(6, 2), "label": jnp.arange(6)}
+KEYS = fold_in(jax.random.key(0), jnp.arange(6))
+STRATA = (jnp.arange(6), 6)
+
+
+class Spy:
+    """A network whose output is zero and which keeps what it was called with."""
+
+    def apply(self, variables, x, c_noise, condition=None, *, keys=None):
+        self.seen = {"x": x, "c_noise": c_noise, "condition": condition, "keys": keys}
+        return jnp.zeros_like(x)
+
+
+def call(batch=BATCH, keys=KEYS, strata=STRATA, **options):
+    spy = Spy()
+    loss = denoising_objective(spy, PROCESS, VELOCITY, **options)
+    return loss({}, batch, keys, strata), spy.seen
+
+
+def test_it_is_the_denoising_loss_of_the_network():
+    losses, seen = call()
+    expected = jd.losses.denoising(
+        lambda x, c: jnp.zeros_like(x), fold_in(KEYS, 3), BATCH["x"],
+        process=PROCESS, parameterization=VELOCITY,
+    )
+    np.testing.assert_array_equal(losses, expected)
+    np.testing.assert_array_equal(seen["condition"]["label"], BATCH["label"])
+
+
+def test_an_example_has_the_same_loss_and_dropout_key_in_any_part_of_the_batch():
+    whole, seen = call(label_drop=0.5, null_label=9)
+    part = {name: a[2:5] for name, a in BATCH.items()}
+    cut, cut_seen = call(part, KEYS[2:5], (jnp.arange(2, 5), 6), label_drop=0.5, null_label=9)
+    np.testing.assert_allclose(cut, whole[2:5], rtol=1e-6)
+    np.testing.assert_array_equal(
+        jax.random.key_data(cut_seen["keys"]), jax.random.key_data(seen["keys"][2:5])
+    )
+    np.testing.assert_array_equal(
+        cut_seen["condition"]["label"], seen["condition"]["label"][2:5]
+    )
+
+
+def test_labels_are_dropped_at_the_given_rate():
+    batch = {"x": jnp.zeros((2000, 2)), "label": jnp.full(2000, 3)}
+    keys = fold_in(jax.random.key(1), jnp.arange(2000))
+    _, seen = call(batch, keys, (jnp.arange(2000), 2000), label_drop=0.25, null_label=9)
+    label = seen["condition"]["label"]
+    assert set(np.unique(label)) == {3, 9}
+    assert abs(float(jnp.mean(label == 9)) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 2000)
+    assert set(np.unique(call(label_drop=1.0, null_label=9)[1]["condition"]["label"])) == {9}
+
+
+def test_augmented_data_come_with_their_vector():
+    def double(keys, x):
+        return 2 * x, jnp.ones((len(x), 3))
+
+    losses, seen = call(augment=double)
+    twice, _ = call({"x": 2 * BATCH["x"]})
+    np.testing.assert_allclose(losses, twice, rtol=1e-6)
+    assert seen["condition"]["vector"].shape == (6, 3)
+    _, seen = call(augment=lambda keys, x: (x, None))
+    assert "vector" not in seen["condition"]
+
+
+def test_data_without_labels_have_no_condition():
+    assert call({"x": BATCH["x"]})[1]["condition"] is None
+
+
+@pytest.mark.parametrize("options", [{"label_drop": 0.1}, {"label_drop": 1.5, "null_label": 3}])
+def test_labels_cannot_be_dropped_without_a_null_class_or_beyond_one(options):
+    with pytest.raises(ValueError, match="label_drop"):
+        denoising_objective(Spy(), PROCESS, VELOCITY, **options)

@@ -1,0 +1,45 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdiff.training import adamw, learning_rates
+
+
+def test_warm_up_and_cosine_decay_to_zero():
+    rates = learning_rates(2.0, steps=110, warmup=10)
+    got = [float(rates(k)) for k in (0, 4, 9, 10, 35, 60, 110)]
+    cosine = 1 + np.cos(np.pi * 0.25)
+    np.testing.assert_allclose(got, [0.2, 1.0, 2.0, 2.0, cosine, 1.0, 0.0], atol=1e-6)
+
+
+def test_no_warm_up_starts_at_the_peak():
+    for decay, half in (("cosine", 1.0), ("linear", 1.0), ("constant", 2.0)):
+        rates = learning_rates(2.0, steps=10, decay=decay)
+        np.testing.assert_allclose([rates(0), rates(5)], [2.0, half], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"warmup": 10}, "warmup in"), ({"decay": "cosin"}, "cosine"), ({"peak": -1.0}, "learning_rate")],
+)
+def test_bad_schedules(options, message):
+    with pytest.raises(ValueError, match=message):
+        learning_rates(**{"peak": 1.0, "steps": 10} | options)
+
+
+def test_first_step_of_adamw_is_the_sign_plus_decay():
+    optimizer = adamw(0.1, weight_decay=0.5, clip=1.0)
+    params = {"w": jnp.array([2.0, -4.0])}
+    updates, _ = optimizer.update({"w": jnp.array([30.0, -40.0])}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], [-0.1 * (1 + 1.0), -0.1 * (-1 - 2.0)], rtol=1e-5)
+
+
+def test_clipping_bounds_the_norm_that_the_moments_see():
+    params = {"w": jnp.zeros(2)}
+    for clip, norm in ((1.0, 1.0), (0.0, 50.0)):
+        optimizer = adamw(0.1, clip=clip)
+        gradient = {"w": jnp.array([30.0, -40.0])}
+        state = optimizer.update(gradient, optimizer.init(params), params)[1]
+        mu = optax.tree.get(state, "mu")["w"]
+        np.testing.assert_allclose(jnp.linalg.norm(mu), 0.1 * norm, rtol=1e-5)

@@ -1,0 +1,48 @@
+import json
+
+import pytest
+
+from jaxdiff.training import read_config, read_log
+from jaxdiff.training.runs import Log, claim
+
+
+def test_a_run_is_claimed_again_by_its_own_configuration_alone(tmp_path):
+    run = tmp_path / "run"
+    config = {"steps": 10, "seed": 0, "half_lives": (1.0, 2.0), "every": 5}
+    claim(run, config)
+    claim(run, config)
+    claim(run, config | {"every": 7}, free=("every",))
+    assert read_config(run) == config | {"half_lives": [1.0, 2.0]}
+    with pytest.raises(ValueError, match=r"seed: the run has 0, now 3; steps: the run has 10, now 20"):
+        claim(run, config | {"seed": 3, "steps": 20})
+    with pytest.raises(ValueError, match=r"width: the run has '\(absent\)', now 8"):
+        claim(run, config | {"width": 8})
+
+
+def test_checkpoints_without_their_configuration_are_not_overwritten(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="config.json"):
+        claim(tmp_path, {})
+
+
+def test_no_run_or_a_broken_configuration_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="expected a run directory"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="broken"):
+        read_config(tmp_path)
+
+
+def test_a_resumed_log_drops_steps_that_come_again_and_a_torn_line(tmp_path):
+    log = Log(tmp_path)
+    for step in (5, 10, 15):
+        log.write(step=step)
+    log.close()
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"step": 2')
+    log = Log(tmp_path, step=10)
+    log.write(step=12)
+    log.close()
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [5, 10, 12]
+    assert read_log(tmp_path)[-1] == {"step": 12}

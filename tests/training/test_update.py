@@ -1,0 +1,83 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdiff.core import fold_in
+from jaxdiff.training import init_state, make_update
+
+BATCH = 8
+PARAMS = {"w": jnp.array([1.0, -2.0])}
+X = jnp.arange(2.0 * BATCH).reshape(BATCH, 2) / 10
+
+
+def loss(params, batch, keys, strata):
+    """`(w . x - noise)^2 + index w_0`: every input has its own part in the gradient."""
+    noise = jax.vmap(jax.random.normal)(keys)
+    index, total = strata
+    return (batch["x"] @ params["w"] - noise) ** 2 + index / total * params["w"][0]
+
+
+def mean_loss(params, key, step=0):
+    keys = fold_in(jax.random.fold_in(key, step), jnp.arange(BATCH))
+    return jnp.mean(loss(params, {"x": X}, keys, (jnp.arange(BATCH), BATCH)))
+
+
+def run(accumulate=1, steps=1, half_lives=()):
+    optimizer = optax.sgd(0.1)
+    update = make_update(loss, optimizer, half_lives, accumulate)
+    state = init_state(PARAMS, optimizer, half_lives)
+    for _ in range(steps):
+        state, metrics = jax.jit(update)(state, {"x": X}, jax.random.key(3))
+    return state, metrics
+
+
+def test_one_step_is_the_gradient_of_the_mean_over_per_example_keys():
+    state, metrics = run()
+    value, gradient = jax.value_and_grad(mean_loss)(PARAMS, jax.random.key(3))
+    np.testing.assert_allclose(state.params["w"], PARAMS["w"] - 0.1 * gradient["w"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], jnp.linalg.norm(gradient["w"]), rtol=1e-6)
+    assert metrics["finite"] and state.step == 1
+
+
+def test_second_step_draws_other_numbers():
+    state, _ = run(steps=2)
+    first, _ = run()
+    gradient = jax.grad(mean_loss)(first.params, jax.random.key(3), step=1)
+    np.testing.assert_allclose(state.params["w"], first.params["w"] - 0.1 * gradient["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_changes_nothing_but_rounding(parts):
+    whole, metrics = run()
+    cut, cut_metrics = run(accumulate=parts)
+    np.testing.assert_allclose(cut.params["w"], whole.params["w"], rtol=1e-6)
+    np.testing.assert_allclose(cut_metrics["loss"], metrics["loss"], rtol=1e-6)
+
+
+def test_each_average_has_its_own_half_life():
+    state, _ = run(steps=3, half_lives=(0.5, 1e6))
+    points = [run(steps=k)[0].params["w"] for k in (1, 2, 3)]
+    np.testing.assert_allclose(state.ema[1]["w"], np.mean(points, axis=0), rtol=1e-5)
+    weights = np.array([1 / 16, 1 / 4, 1])
+    np.testing.assert_allclose(
+        state.ema[0]["w"], weights @ np.stack(points) / weights.sum(), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_number_that_is_not_finite_is_flagged(bad):
+    optimizer = optax.sgd(0.1)
+    update = make_update(loss, optimizer)
+    x = X.at[3, 1].set(bad)
+    _, metrics = update(init_state(PARAMS, optimizer, ()), {"x": x}, jax.random.key(0))
+    assert not metrics["finite"]
+
+
+def test_a_finite_loss_with_an_infinite_gradient_is_flagged():
+    optimizer = optax.sgd(0.1)
+    update = make_update(lambda p, b, k, s: jnp.sqrt(p["w"][:1] - 1.0) * jnp.ones(BATCH), optimizer)
+    _, metrics = update(init_state(PARAMS, optimizer, ()), {"x": X}, jax.random.key(0))
+    assert jnp.isfinite(metrics["loss"]) and not metrics["finite"]
