@@ -1,0 +1,78 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+
+X = jax.random.normal(jax.random.key(0), (4, 3, 5))
+
+
+def cond(x, t):
+    return 0.8 * x + 0.1
+
+
+def uncond(x, t):
+    return 0.5 * x - 0.2
+
+
+def test_classifier_free_extrapolates_between_clean_estimates():
+    out = jd.guidance.classifier_free(cond, uncond, scale=3.0)(X, 0.5)
+    np.testing.assert_allclose(out, uncond(X, 0) + 3 * (cond(X, 0) - uncond(X, 0)), rtol=1e-6)
+    scales = jnp.array([0.0, 1.0, 2.0, 3.0])
+    out = jd.guidance.classifier_free(cond, uncond, scales)(X, 0.5)
+    np.testing.assert_allclose(out[0], uncond(X[0], 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(out[1], cond(X[1], 0), rtol=1e-5, atol=1e-6)
+    assert jd.guidance.classifier_free(cond, uncond, 1.0) is cond
+    assert jd.guidance.classifier_free(cond, uncond, 0) is uncond
+
+
+def test_guidance_is_the_tilted_score_of_a_gaussian():
+    """For N(m, 1) against N(0, 1) the guided estimate is that of N(scale m, 1)."""
+    process, t, m, scale = jd.processes.VP(), 0.4, 0.7, 2.5
+    positive, negative, tilted = (
+        jd.testing.gaussian(np.full(2, mean), np.ones(2)).denoiser(process) for mean in (m, 0, scale * m)
+    )
+    x = jax.random.normal(jax.random.key(1), (6, 2))
+    guided = jd.guidance.classifier_free(positive, negative, scale)
+    np.testing.assert_allclose(guided(x, t), tilted(x, t), rtol=1e-4, atol=1e-5)
+
+
+def test_interval_guides_inside_only():
+    guided = jd.guidance.classifier_free(cond, uncond, 3.0, interval=(0.2, 0.6))
+    full = jd.guidance.classifier_free(cond, uncond, 3.0)
+    for t, expected in [(0.1, cond), (0.2, full), (0.6, full), (0.7, cond)]:
+        np.testing.assert_allclose(guided(X, t), expected(X, t), rtol=1e-5, atol=1e-6)
+    mixed = guided(X, jnp.array([0.1, 0.3, 0.5, 0.9]))
+    np.testing.assert_allclose(mixed[3], cond(X[3], 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mixed[1], full(X[1:2], 0.3)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_rescale_restores_the_standard_deviation():
+    full = jd.guidance.classifier_free(cond, uncond, 4.0)(X, 0.5)
+    whole = jd.guidance.classifier_free(cond, uncond, 4.0, rescale=1.0)(X, 0.5)
+    np.testing.assert_allclose(whole.std((1, 2)), cond(X, 0).std((1, 2)), rtol=1e-5)
+    half = jd.guidance.classifier_free(cond, uncond, 4.0, rescale=0.5)(X, 0.5)
+    np.testing.assert_allclose(half, 0.5 * (full + whole), rtol=1e-5, atol=1e-6)
+
+
+def test_threshold():
+    clipped = jd.guidance.threshold(cond, limit=0.5)(X, 0.1)
+    np.testing.assert_allclose(clipped, np.clip(cond(X, 0), -0.5, 0.5))
+    dynamic = jd.guidance.threshold(cond, limit=0.5, quantile=0.9)(X, 0.1)
+    clean = np.asarray(cond(X, 0))
+    size = np.maximum(np.quantile(np.abs(clean), 0.9, axis=(1, 2)), 0.5)[:, None, None]
+    np.testing.assert_allclose(dynamic, np.clip(clean, -size, size) * 0.5 / size, rtol=1e-5)
+    inside = jd.guidance.threshold(cond, limit=50.0, quantile=0.9)(X, 0.1)
+    np.testing.assert_allclose(inside, clean)
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="low < high, got"):
+        jd.guidance.classifier_free(cond, uncond, 2.0, interval=(0.6, 0.2))
+    with pytest.raises(ValueError, match="rescale in"):
+        jd.guidance.classifier_free(cond, uncond, 2.0, rescale=1.5)
+    with pytest.raises(ValueError, match="quantile"):
+        jd.guidance.threshold(cond, quantile=1.5)
+    with pytest.raises(ValueError, match="expected t of shape"):
+        jd.guidance.classifier_free(cond, uncond, jnp.ones(3))(X, 0.5)

@@ -1,0 +1,124 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+
+VP = jd.processes.VP()
+GRID = jd.grids.uniform(VP, 6)
+KEYS = jax.random.split(jax.random.key(0), 5)
+
+
+def denoise(x, t):
+    return 0.6 * jnp.tanh(x) + 0.1 * t
+
+
+def by_hand(rows, x, noise):
+    """The executor's definition, one row at a time in numpy float64."""
+    base, history = x, [np.zeros_like(x)] * (rows.memory - 1)
+    for k in range(rows.nfe):
+        clean = 0.6 * np.tanh(x) + 0.1 * rows.t[k]
+        e = rows.keep[k, 0] * x + rows.keep[k, 1] * clean
+        columns = [x, base, e, *history, noise[k]]
+        x = sum(w * c for w, c in zip(rows.next[k], columns, strict=True))
+        base = sum(w * c for w, c in zip(rows.base[k], columns, strict=True))
+        history = [e, *history][: len(history)]
+    return x
+
+
+def test_the_executor_is_its_definition(x64):
+    rng = np.random.default_rng(0)
+    for based, plain, noisy in [(True, False, True), (False, True, False), (True, True, True)]:
+        plan = jd.solvers.dpmpp_multistep(3, tau=0.5).plan(VP, GRID)
+        next_x = rng.normal(size=plan.next.shape)
+        base = rng.normal(size=plan.base.shape) if based else next_x
+        keep = rng.normal(size=plan.keep.shape) if not plain else plan.keep
+        next_x[:, -1] *= noisy
+        rows = plan.replace(next=next_x, base=base, keep=keep, based=based, plain=plain, noisy=noisy)
+        x, noise = rng.normal(size=(5, 2)), rng.normal(size=(6, 5, 2))
+        out = jd.sample(jnp.asarray(noise), denoise, VP, rows, x=jnp.asarray(x))
+        if not based:  # an unused base point may hold anything
+            rows = rows.replace(next=next_x * (np.arange(6) != 1))
+            out = jd.sample(jnp.asarray(noise), denoise, VP, rows, x=jnp.asarray(x))
+        np.testing.assert_allclose(out, by_hand(rows, x, noise), rtol=1e-9)
+
+
+def test_rows_are_an_argument_that_does_not_recompile():
+    traces = []
+
+    @jax.jit
+    def run(keys, rows):
+        traces.append(rows)
+        return jd.sample(keys, denoise, VP, rows, shape=(2,))
+
+    s = jd.solvers
+    plans = [s.dpmpp_multistep(2).plan(VP, GRID), s.dpmpp_multistep(2, rule="lagrange").plan(VP, GRID)]
+    plans.append(s.dpmpp_multistep(2).plan(VP, jd.grids.log_snr(VP, 6)))
+    outs = [run(KEYS, plan) for plan in plans]
+    assert len(traces) == 1
+    assert not np.allclose(outs[0], outs[1]) and not np.allclose(outs[0], outs[2])
+
+
+def test_stacked_plans_compare_solvers_in_one_program():
+    s = jd.solvers
+    solvers = [s.ddim(), s.dpmpp_multistep(2), s.dpmpp_multistep(3), s.euler(), s.ancestral()]
+    stacked = s.stack([solver.plan(VP, GRID) for solver in solvers])
+    together = jax.vmap(lambda rows: jd.sample(KEYS, denoise, VP, rows, shape=(2,)))(stacked)
+    for solver, out in zip(solvers, together, strict=True):
+        alone = jd.sample(KEYS, denoise, VP, solver, GRID, shape=(2,))
+        np.testing.assert_allclose(out, alone, rtol=2e-5, atol=2e-6)
+    with pytest.raises(ValueError, match="equal"):
+        s.stack([s.ddim().plan(VP, GRID), s.heun().plan(VP, GRID)])
+
+
+def test_a_coefficient_may_have_the_shape_of_one_example():
+    plan = jd.solvers.ddim().plan(VP, GRID)
+    wide = plan.next[:, :, None] * np.ones(2)
+    rows = plan.replace(next=wide)
+    out = jd.sample(None, denoise, VP, rows, x=jnp.ones((5, 2)))
+    np.testing.assert_allclose(out, jd.sample(None, denoise, VP, plan, x=jnp.ones((5, 2))), rtol=1e-6)
+
+
+def test_one_row_is_one_evaluation():
+    for solver, nfe in [("ddim", 6), ("euler", 6), ("heun", 11), ("euler_maruyama", 6), ("ancestral", 6)]:
+        rows = getattr(jd.solvers, solver)().plan(VP, GRID)
+        assert rows.nfe == nfe and rows.steps == 6
+    assert jd.solvers.heun().plan(VP, jd.grids.uniform(VP, 6, end=1e-3)).nfe == 12
+
+
+def test_plans_are_float64_inside_jit_and_traced_when_the_process_is():
+    solver = jd.solvers.dpmpp_multistep(3)
+    seen = []
+    jax.jit(lambda x: seen.append(solver.plan(VP, GRID)) or x)(1.0)
+    assert seen[0].next.dtype == np.float64
+    np.testing.assert_array_equal(seen[0].next, solver.plan(VP, GRID).next)
+    for make in (jd.solvers.ddim, jd.solvers.heun, jd.solvers.euler_maruyama, jd.solvers.euler):
+        solver = make()
+        traced = jax.jit(lambda p, s=solver: jd.sample(KEYS, denoise, p, s, GRID, shape=(2,)))(VP)
+        np.testing.assert_allclose(
+            traced, jd.sample(KEYS, denoise, VP, solver, GRID, shape=(2,)), rtol=1e-3, atol=1e-4
+        )
+
+
+def test_numbers_of_a_solver_are_leaves():
+    def mean(eta):
+        return jnp.mean(jd.sample(KEYS, denoise, VP, jd.solvers.ddim(eta), GRID, shape=(2,)) ** 2)
+
+    etas = jnp.array([0.0, 0.5, 1.0])
+    swept = jax.vmap(mean)(etas)
+    np.testing.assert_allclose(swept, [mean(float(e)) for e in etas], rtol=1e-4)
+    assert jnp.isfinite(jax.grad(mean)(0.5))
+
+
+def test_wrong_settings():
+    with pytest.raises(ValueError, match="order 1, 2 or 3, got 4"):
+        jd.solvers.dpmpp_multistep(order=4)
+    with pytest.raises(ValueError, match="midpoint"):
+        jd.solvers.dpmpp_multistep(order=3, rule="midpoint")
+    with pytest.raises(ValueError, match=r"eta in \[0, 1\], got 2"):
+        jd.solvers.ddim(2.0)
+    with pytest.raises(ValueError, match="tau"):
+        jd.solvers.euler_maruyama(tau=-1)
+    with pytest.raises(ValueError, match="expected a grid"):
+        jd.sample(KEYS, denoise, VP, jd.solvers.ddim(), shape=(2,))

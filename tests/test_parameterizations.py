@@ -1,0 +1,122 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+
+P = jd.parameterizations
+NAMES = ["noise", "data", "v", "velocity", "score", "edm"]
+PROCESSES = [
+    jd.processes.VP(),
+    jd.processes.EDM(),
+    jd.processes.SubVP(),
+    jd.processes.RectifiedFlow(t_max=0.999),
+    jd.processes.Trigonometric(t_max=0.99),
+]
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_ideal_output_gives_back_clean_data(name, process):
+    """c_skip (a x0 + c noise) + c_out target = x0: eight coefficients, each in its place."""
+    parameterization = getattr(P, name)()
+    t = np.linspace(process.t_min, process.t_max, 7)
+    x0, noise = np.full(7, 0.3), np.full(7, -1.7)
+    a, _, c = process.coefficients(t)
+    k = parameterization.coefficients(process, t)
+    target = parameterization.target(process, jnp.asarray(x0), jnp.asarray(noise), t)
+    p, q = parameterization.target_coefficients(process, t)
+    np.testing.assert_allclose(k.c_skip * (a * x0 + c * noise) + k.c_out * (p * x0 + q * noise), x0, rtol=1e-7)
+    np.testing.assert_allclose(target, p * x0 + q * noise, rtol=1e-5)
+
+
+def test_targets_are_the_published_ones():
+    process, t = jd.processes.VP(), np.array([0.3])
+    a, _, c = (k[0] for k in process.coefficients(t))
+    da, _, dc = (k[0] for k in process.derivatives(t))
+    targets = {
+        "noise": (0, 1),
+        "data": (1, 0),
+        "v": (-c, a),
+        "velocity": (da, dc),
+        "score": (0, -1 / c),
+    }
+    for name, expected in targets.items():
+        got = getattr(P, name)().target_coefficients(process, t)
+        np.testing.assert_allclose([float(k[0]) for k in got], expected, rtol=1e-12)
+
+
+def test_edm_is_table_1_of_the_paper():
+    sigma, sd = np.array([0.002, 0.5, 80.0]), 0.5
+    k = P.edm(sigma_data=sd).coefficients(jd.processes.EDM(), sigma)
+    np.testing.assert_allclose(k.c_skip, sd**2 / (sigma**2 + sd**2), rtol=1e-12)
+    np.testing.assert_allclose(k.c_out, sigma * sd / np.sqrt(sigma**2 + sd**2), rtol=1e-12)
+    np.testing.assert_allclose(k.c_in, 1 / np.sqrt(sigma**2 + sd**2), rtol=1e-12)
+    np.testing.assert_allclose(k.c_noise, np.log(sigma) / 4, rtol=1e-12)
+
+
+def test_edm_does_not_depend_on_the_scale_of_the_process():
+    """x / a of any process is an EDM sample of level c / a."""
+    sigma = np.array([0.01, 0.7, 20.0])
+    edm = P.edm(0.7).coefficients(jd.processes.EDM(), sigma)
+    process = jd.processes.RectifiedFlow()
+    t = process.time_of_log_snr(-np.log(sigma))
+    a = process.coefficients(t)[0]
+    flow = P.edm(0.7).coefficients(process, t)
+    np.testing.assert_allclose(flow.c_skip * a, edm.c_skip, rtol=1e-10)
+    np.testing.assert_allclose(flow.c_in * a, edm.c_in, rtol=1e-10)
+    np.testing.assert_allclose(flow.c_out, edm.c_out, rtol=1e-10)
+    np.testing.assert_allclose(flow.c_noise, edm.c_noise, rtol=1e-10)
+
+
+@pytest.mark.parametrize("source", NAMES)
+def test_conversions_agree_with_targets(source):
+    process, t = jd.processes.VP(), jnp.array([0.05, 0.5, 0.9])
+    x0, noise = jnp.array([0.3, -1.0, 2.0]), jnp.array([1.0, 0.2, -0.6])
+    x = process.perturb(x0, noise, t)
+    given = getattr(P, source)()
+    output = given.target(process, x0, noise, t)
+    for name in NAMES:
+        wanted = getattr(P, name)()
+        converted = jd.convert(output, x, t, process, given, wanted)
+        np.testing.assert_allclose(
+            converted, wanted.target(process, x0, noise, t), rtol=2e-3, atol=2e-4, err_msg=f"to {name}"
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_denoiser_returns_its_input_at_exact_data_time(name):
+    x = jnp.array([[0.5, -2.0]])
+    for process in PROCESSES:
+        net = (lambda x, c: x) if name == "data" else (lambda x, c: 0.1 * x + c[:, None] * 0)
+        out = jd.denoiser(net, process, getattr(P, name)())(x, 0.0)
+        np.testing.assert_allclose(out, x, rtol=1e-6)
+
+
+def test_zero_terminal_snr():
+    process = jd.processes.RectifiedFlow()
+    for name in ("data", "v", "velocity", "edm"):
+        out = jd.denoiser(lambda x, c: x, process, getattr(P, name)())(jnp.ones((2, 3)), 1.0)
+        assert np.all(np.isfinite(out))
+    for name in ("noise", "score"):
+        with pytest.raises(ValueError, match=f"{name} prediction has no clean estimate where alpha = 0"):
+            jd.denoiser(lambda x, c: x, process, getattr(P, name)())
+        with pytest.raises(ValueError, match="use v"):
+            jd.convert(jnp.ones(1), jnp.ones(1), 1.0, process, getattr(P, name)(), P.v())
+
+
+def test_the_network_sees_one_time_per_example():
+    seen = []
+    net = lambda x, c: seen.append((x.shape, c.shape)) or x  # noqa: E731
+    denoise = jd.denoiser(net, jd.processes.VP(), P.v())
+    denoise(jnp.ones((4, 2)), 0.5)
+    denoise(jnp.ones((4, 2)), jnp.full((4,), 0.5))
+    denoise(jnp.ones((4, 2, 3)), jnp.full((4, 2), 0.5))
+    assert seen == [((4, 2), (4,)), ((4, 2), (4,)), ((4, 2, 3), (4, 2))]
+    with pytest.raises(ValueError, match="denoise: expected t of shape"):
+        denoise(jnp.ones((4, 2)), jnp.ones(3))
+
+
+def test_wrong_sigma_data():
+    with pytest.raises(ValueError, match="sigma_data"):
+        P.edm(sigma_data=0.0)

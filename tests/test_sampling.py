@@ -1,0 +1,133 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+
+VP = jd.processes.VP()
+GRID = jd.grids.quadratic(VP, 7)
+KEYS = jax.random.split(jax.random.key(1), 16)
+TARGET = jd.testing.gaussian_mixture(
+    np.array([[1.0, 0.0], [-1.0, 0.5]]), np.array([[0.1, 0.2], [0.05, 0.1]]), np.array([0.4, 0.6])
+)
+DENOISE = TARGET.denoiser(VP)
+ODE, SDE = jd.solvers.dpmpp_multistep(2), jd.solvers.ancestral()
+
+
+def test_a_sample_is_its_keys_alone():
+    jd.testing.invariance(lambda keys: jd.sample(keys, DENOISE, VP, SDE, GRID, shape=(2,)), KEYS)
+    one, two = (jd.sample(KEYS[:2], DENOISE, VP, SDE, GRID, shape=(2,))[i] for i in (0, 1))
+    assert not np.allclose(one, two)
+
+
+def test_eight_devices_give_the_images_of_one():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    run = jax.jit(lambda keys: jd.sample(keys, DENOISE, VP, SDE, GRID, shape=(2,)))
+    sharded = run(jax.device_put(KEYS, spread))
+    np.testing.assert_allclose(sharded, run(KEYS), rtol=1e-5, atol=1e-6)
+
+
+def test_no_key_is_used_twice():
+    jd.testing.key_reuse(lambda keys: jd.sample(keys, DENOISE, VP, SDE, GRID, shape=(2,)), KEYS)
+
+
+def test_path_is_saved_at_grid_points():
+    for solver in (ODE, jd.solvers.heun()):
+        x = jax.vmap(lambda k: VP.prior(k, (2,)))(KEYS)
+        path = jd.sample(None, DENOISE, VP, solver, GRID, x=x, save="all")
+        assert path.shape == (8, 16, 2)
+        np.testing.assert_array_equal(path[0], x)
+        np.testing.assert_allclose(path[-1], jd.sample(None, DENOISE, VP, solver, GRID, x=x), rtol=1e-6)
+        some = jd.sample(None, DENOISE, VP, solver, GRID, x=x, save=3)
+        np.testing.assert_allclose(some, path[np.array([0, 3, 6, 7])], rtol=1e-6)
+    # a path's point is the sample of the shortened grid
+    part = jd.sample(None, DENOISE, VP, jd.solvers.heun(), GRID[:4], x=x)
+    np.testing.assert_allclose(path[3], part, rtol=1e-5, atol=1e-6)
+
+
+def test_replayed_noise_gives_the_same_sample():
+    x = jax.vmap(lambda k: VP.prior(jax.random.fold_in(k, 0), (2,)))(KEYS)
+    noise = jnp.stack(
+        [jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, i + 1), (2,)))(KEYS) for i in range(7)]
+    )
+    drawn = jd.sample(KEYS, DENOISE, VP, SDE, GRID, shape=(2,))
+    np.testing.assert_allclose(jd.sample(noise, DENOISE, VP, SDE, GRID, x=x), drawn, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"noise to replay of shape \(7, 16, 2\).*got shape \(6, 16, 2\)"):
+        jd.sample(noise[1:], DENOISE, VP, SDE, GRID, x=x)
+
+
+def test_no_noise_is_drawn_where_the_solver_is_deterministic():
+    text = str(jax.make_jaxpr(lambda x: jd.sample(KEYS, DENOISE, VP, ODE, GRID, x=x))(jnp.ones((16, 2))))
+    assert "random_bits" not in text
+    text = str(jax.make_jaxpr(lambda x: jd.sample(KEYS, DENOISE, VP, SDE, GRID, x=x))(jnp.ones((16, 2))))
+    assert "random_bits" in text
+
+
+def test_pytrees_are_walked_leaf_by_leaf():
+    x = jax.random.normal(jax.random.key(2), (4, 2))
+
+    def denoise(tree, t):
+        return {"a": DENOISE(tree["a"], t), "b": 0.5 * tree["b"]}
+
+    out = jd.sample(None, denoise, VP, ODE, GRID, x={"a": x, "b": x[:, 0]}, save="all")
+    alone = jd.sample(None, DENOISE, VP, ODE, GRID, x=x, save="all")
+    np.testing.assert_allclose(out["a"], alone, rtol=1e-6)
+    assert out["b"].shape == (8, 4)
+    jd.sample(KEYS[:4], denoise, VP, SDE, GRID, x={"a": x, "b": x[:, 0]})
+
+
+def test_state_is_float32_around_a_bfloat16_network():
+    def denoise(x, t):
+        return DENOISE(x.astype(jnp.bfloat16), t).astype(jnp.bfloat16)
+
+    out = jd.sample(KEYS, denoise, VP, ODE, GRID, x=jnp.ones((16, 2), jnp.bfloat16))
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, jd.sample(KEYS, DENOISE, VP, ODE, GRID, x=jnp.ones((16, 2))), atol=0.1)
+
+
+def test_gradients_reach_start_grid_and_denoiser():
+    x = jnp.ones((3, 2))
+
+    def total(shift, grid, x):
+        denoise = lambda x, t: DENOISE(x, t) + shift  # noqa: E731
+        return jnp.sum(jd.sample(None, denoise, VP, ODE, grid, x=x) ** 2)
+
+    grid = jnp.asarray(GRID)
+    slopes = jax.grad(total, argnums=(0, 1, 2))(0.1, grid, x)
+    assert all(np.all(np.isfinite(s)) for s in slopes)
+    width = 1e-2
+    numeric = (total(0.1 + width, grid, x) - total(0.1 - width, grid, x)) / (2 * width)
+    np.testing.assert_allclose(slopes[0], numeric, rtol=2e-2)
+    numeric = (total(0.1, grid.at[3].add(width), x) - total(0.1, grid.at[3].add(-width), x)) / (2 * width)
+    np.testing.assert_allclose(slopes[1][3], numeric, rtol=5e-2, atol=1e-3)
+
+
+def test_progress_works_inside_jit(capsys):
+    run = jax.jit(lambda k: jd.sample(k, DENOISE, VP, ODE, GRID, shape=(2,), progress=True))
+    jax.block_until_ready(run(KEYS))
+    jax.effects_barrier()
+    assert "7/7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(keys=KEYS[0], shape=(2,)), r"expected \(batch,\) keys.*got shape \(\)"),
+        (dict(keys=None, shape=(2,)), r"expected \(batch,\) keys"),
+        (dict(keys=KEYS), "either shape="),
+        (dict(keys=KEYS, shape=(2,), x=jnp.ones((16, 2))), "not both"),
+        (dict(keys=KEYS, shape=2), "shape to be a tuple"),
+        (dict(keys=KEYS, shape=(2,), save="every"), "'final', 'all' or an integer k, got 'every'"),
+        (dict(keys=KEYS, shape=(2,), save=0), "got 0"),
+        (dict(keys=KEYS, shape=(2,), grid=GRID[2:]), "the prior is at t_max = 1"),
+        (dict(keys=None, x=jnp.ones((16, 2)), solver=SDE), "this solver draws noise"),
+        (dict(keys=KEYS[:3], x=jnp.ones((16, 2)), solver=SDE), r"\(16,\) keys, got shape \(3,\)"),
+        (dict(keys=KEYS, shape=(2,), y=jnp.ones((16, 2))), "no second endpoint"),
+    ],
+)
+def test_wrong_arguments_are_met_before_compilation(arguments, message):
+    settings = dict(denoise=DENOISE, process=VP, solver=ODE, grid=GRID) | arguments
+    with pytest.raises(ValueError, match=message):
+        jd.sample(**settings)
