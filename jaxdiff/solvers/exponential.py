@@ -9,6 +9,8 @@ For the step from `s` to `t`, `h = log_snr(t) - log_snr(s)`, the reverse SDE wit
 and a method replaces `D` by the polynomial through its last evaluations.
 """
 
+import dataclasses
+
 import numpy as np
 
 from jaxdiff.core import concrete, namespace, safe_sqrt
@@ -39,24 +41,21 @@ def dpmpp_multistep(order=2, tau=0.0, rule=None, lower_order_final=False):
       lower_order_final: whether the order falls to 2 and 1 in the last steps, as is advised for few
         steps to an end with c > 0.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"dpmpp_multistep: expected order 1, 2 or 3, got {order}")
-    rule = rule or ("midpoint" if order == 2 else "lagrange")
-    if rule not in ("midpoint", "lagrange") or (rule == "midpoint" and order != 2):
-        raise ValueError(
-            f"dpmpp_multistep: expected rule 'lagrange', or 'midpoint' for order 2, got {rule!r} "
-            f"for order {order}"
-        )
-    if isinstance(tau, (int, float)) and tau < 0:
-        raise ValueError(f"dpmpp_multistep: expected tau of at least 0, got {tau}")
-    return linear(
-        f"dpmpp_multistep({order})",
-        _multistep,
-        order=order,
-        rule=rule,
-        lower_order_final=lower_order_final,
-        tau=_number(tau),
-    )
+    return _checked_multistep("dpmpp_multistep", "data", order, tau, rule, lower_order_final)
+
+
+def dpm_multistep(order=2, tau=0.0, rule=None, lower_order_final=False):
+    """DPM-Solver multistep: `dpmpp_multistep` in noise prediction, and its SDE variants.
+
+    With `m = (1 + tau^2) (exp(h) - 1)`, `r = h_prev / h` and `E = (x - a D) / c`:
+
+        order 1    x_t = (a_t / a_s) x_s - c_t m E_0 + tau c_t sqrt(exp(2 h) - 1) noise
+        order 2    E_0 + (E_0 - E_1) / (2 r) in place of E_0
+        order 3    the quadratic through the last three, integrated exactly
+
+    Lu et al. (2022), arXiv:2206.00927, and (2022), arXiv:2211.01095. Arguments as `dpmpp_multistep`.
+    """
+    return _checked_multistep("dpm_multistep", "noise", order, tau, rule, lower_order_final)
 
 
 def ddim(eta=0.0):
@@ -84,19 +83,116 @@ def _number(value):
     return float(value) if isinstance(value, int) else value
 
 
-def _multistep(process, grid, order, rule, lower_order_final, tau):
-    a, _, c = process.coefficients(grid)
-    log_snr = process.log_snr(grid)
-    xp = namespace(grid, log_snr, tau)
-    h, nodes, valid = history_nodes(xp, log_snr, order, lower_order_final)
-    k = 1 + tau**2
+def _checked_multistep(where, prediction, order, tau, rule, lower_order_final):
+    if order not in (1, 2, 3):
+        raise ValueError(f"{where}: expected order 1, 2 or 3, got {order}")
+    rule = rule or ("midpoint" if order == 2 else "lagrange")
+    if rule not in ("midpoint", "lagrange") or (rule == "midpoint" and order != 2):
+        raise ValueError(
+            f"{where}: expected rule 'lagrange', or 'midpoint' for order 2, got {rule!r} for order {order}"
+        )
+    if isinstance(tau, (int, float)) and tau < 0:
+        raise ValueError(f"{where}: expected tau of at least 0, got {tau}")
+    return linear(
+        f"{where}({order})",
+        _multistep,
+        prediction=prediction,
+        order=order,
+        rule=rule,
+        lower_order_final=lower_order_final,
+        tau=_number(tau),
+    )
+
+
+def _multistep(process, grid, prediction, order, rule, lower_order_final, tau):
+    form = Form.of(process, grid, prediction, tau)
+    nodes, valid = history_nodes(form.xp, form.log_snr, order, lower_order_final)
     if rule == "midpoint":
-        weights = _midpoint_weights(xp, h, nodes, valid, k)
+        weights = _midpoint_weights(form, nodes, valid)
     else:
-        weights = kernel_weights(xp, h, nodes, valid, k)
-    x_s, noise = transition(xp, c, h, tau)
-    estimates = [a[1:] * weights[:, j] for j in range(order)]
-    return table(grid[:-1], [x_s, 0.0, *estimates, noise], noisy=concrete(tau) is None or tau > 0)
+        weights = form.weights(nodes, valid)
+    return form.table(weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """The exact solution of a step, in data or in noise prediction, but for the integral's weights.
+
+    Data prediction is displayed at the top of this module. In noise prediction, E = (x - a D) / c,
+
+        x_t = (a_t / a_s) x_s - c_t integral_0^h k exp(h - u) E(u) du + tau c_t sqrt(exp(2 h) - 1) noise
+
+    Steps from a = 0 or to c = 0 have no finite log-SNR step: they are the limit of the first-order
+    step in data prediction, whatever the form. Arrays have one entry a step.
+    """
+
+    xp: object
+    grid: object
+    log_snr: object  # (steps + 1,)
+    h: object
+    finite: object
+    x_s: object
+    scale: object  # of the integral: a_t or -c_t
+    noise: object
+    keep: object
+    gain: object  # k
+    rate: object  # of the kernel k exp(rate (h - u))
+    noisy: bool
+
+    @classmethod
+    def of(cls, process, grid, prediction="data", tau=0.0):
+        a, _, c = process.coefficients(grid)
+        log_snr = process.log_snr(grid)
+        xp = namespace(grid, log_snr, tau)
+        h = log_snr[1:] - log_snr[:-1]
+        finite, k = xp.isfinite(h), 1 + tau**2
+        x_s, noise = transition(xp, c, h, tau)
+        scale, keep, rate = a[1:], None, -k
+        if prediction == "noise":
+            alpha, step = xp.where(finite, a[:-1], 1.0), xp.where(finite, h, 0.0)
+            x_s = xp.where(finite, a[1:] / alpha, x_s)
+            noise = xp.where(finite, tau * c[1:] * safe_sqrt(xp.expm1(2 * step)), noise)
+            scale = xp.where(finite, -c[1:], a[1:])
+            keep = (xp.where(finite, 1 / c[:-1], 0.0), xp.where(finite, -a[:-1] / c[:-1], 1.0))
+            rate = 1.0
+        noisy = concrete(tau) is None or bool(np.any(concrete(tau) > 0))
+        return cls(xp, grid, log_snr, h, finite, x_s, scale, noise, keep, k, rate, noisy)
+
+    @property
+    def mass(self):
+        """`integral_0^h k exp(rate (h - u)) du`: the weight of a constant estimate."""
+        step = self.xp.where(self.finite, self.h, 1.0)
+        return self.xp.where(self.finite, self.gain * self.xp.expm1(self.rate * step) / self.rate, 1.0)
+
+    def weights(self, nodes, valid, coordinate=None):
+        """`w_j = integral_0^h k exp(rate (h - u)) l_j du` for Lagrange polynomials on the nodes.
+
+        Args:
+          nodes: `(steps, q)`, relative to the start of the step in log-SNR; or in the values of
+            `coordinate`.
+          valid: `(steps, q)`, which nodes take part.
+          coordinate: log-SNR -> the variable in which the estimates are interpolated; log-SNR if None.
+
+        Returns:
+          `(steps, q)` weights, with a sum of `mass` exactly.
+        """
+        xp = self.xp
+        step = xp.where(self.finite, self.h, 1.0)[:, None]
+        kernel = self.gain * step * xp.exp(self.rate * step * (1 - POINTS)) * MASSES  # (steps, points)
+        points = step * POINTS
+        if coordinate is not None:
+            start = xp.where(xp.isfinite(self.log_snr[:-1]), self.log_snr[:-1], 0.0)
+            points = coordinate(start[:, None] + points)
+        rest = [
+            (kernel * _lagrange(xp, j, points, nodes, valid)).sum(-1) for j in range(1, nodes.shape[1])
+        ]
+        return xp.stack([self.mass - sum(rest), *rest], axis=-1)
+
+    def table(self, weights):
+        """The multistep tableau with these weights on the present and the past."""
+        columns = [self.scale * weights[:, j] for j in range(weights.shape[1])]
+        columns = [self.x_s, 0.0, *columns, self.noise]
+        return table(self.grid[:-1], columns, keep=self.keep, noisy=self.noisy)
 
 
 def transition(xp, c, h, tau):
@@ -112,44 +208,20 @@ def transition(xp, c, h, tau):
 
 
 def history_nodes(xp, log_snr, order, lower_order_final=False):
-    """Step sizes, and where on the log-SNR axis the last evaluations lie, relative to the present.
+    """Where on the log-SNR axis the last evaluations lie, relative to the present one.
 
     Returns:
-      `h` `(steps,)`; nodes `(steps, order)`, the present one (0) first; which of them may be used,
-      `(steps, order)`: those that exist, have a finite log-SNR and do not enter an infinite step.
+      Nodes `(steps, order)`, the present one (0) first; and which of them may be used, `(steps, order)`:
+      those that exist, have a finite log-SNR and do not enter an infinite step.
     """
     steps = log_snr.shape[0] - 1
-    h = log_snr[1:] - log_snr[:-1]
     row, back = np.arange(steps)[:, None], np.arange(order)[None]
     past = log_snr[np.maximum(row - back, 0)]
-    limit = np.where(lower_order_final, np.minimum(order, steps - row), order)
-    usable = xp.isfinite(past) & xp.isfinite(h)[:, None] & (row - back >= 0) & (back < limit)
+    limit = np.minimum(order, steps - row) if lower_order_final else np.full_like(row, order)
+    finite = xp.isfinite(log_snr[1:] - log_snr[:-1])[:, None]
+    usable = xp.isfinite(past) & finite & (row - back >= 0) & (back < limit)
     present = xp.where(xp.isfinite(log_snr[:-1]), log_snr[:-1], 0.0)[:, None]
-    nodes = xp.where(usable, past - present, 0.0)
-    return h, nodes, usable | (back == 0)
-
-
-def kernel_weights(xp, h, nodes, valid, k):
-    """`w_j = integral_0^h k exp(-k (h - u)) l_j(u) du` for the Lagrange polynomials on the nodes.
-
-    Args:
-      h: `(steps,)` log-SNR steps, possibly infinite (then all weight is on the present estimate).
-      nodes: `(steps, q)` nodes, the present one first, relative to the step's start.
-      valid: `(steps, q)` which nodes take part.
-      k: `1 + tau^2`.
-
-    Returns:
-      `(steps, q)` weights; they sum to `1 - exp(-k h)` exactly.
-    """
-    finite = xp.isfinite(h)
-    step = xp.where(finite, h, 1.0)[:, None]
-    mass = xp.where(finite, -xp.expm1(-k * step[:, 0]), 1.0)
-    kernel = k * step * xp.exp(-k * step * (1 - POINTS)) * MASSES  # (steps, points)
-    rest = [
-        (kernel * _lagrange(xp, j, step * POINTS, nodes, valid)).sum(-1)
-        for j in range(1, nodes.shape[1])
-    ]
-    return xp.stack([mass - sum(rest), *rest], axis=-1)
+    return xp.where(usable, past - present, 0.0), usable | (back == 0)
 
 
 def _lagrange(xp, j, u, nodes, valid):
@@ -163,13 +235,11 @@ def _lagrange(xp, j, u, nodes, valid):
     return value
 
 
-def _midpoint_weights(xp, h, nodes, valid, k):
-    finite = xp.isfinite(h)
-    step = xp.where(finite, h, 1.0)
-    mass = xp.where(finite, -xp.expm1(-k * step), 1.0)
+def _midpoint_weights(form, nodes, valid):
+    xp = form.xp
     back = xp.where(valid[:, 1], -nodes[:, 1], 1.0)
-    slope = xp.where(valid[:, 1], mass * step / (2 * back), 0.0)
-    return xp.stack([mass + slope, -slope], axis=-1)
+    slope = xp.where(valid[:, 1], form.mass * xp.where(form.finite, form.h, 0.0) / (2 * back), 0.0)
+    return xp.stack([form.mass + slope, -slope], axis=-1)
 
 
 def _ddim(process, grid, eta):

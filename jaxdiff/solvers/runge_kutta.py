@@ -1,81 +1,124 @@
-"""Runge-Kutta methods on the probability-flow ODE in time, `dx / dt = P x + Q D`.
+"""Runge-Kutta methods on the probability-flow ODE, in time, noise level or log-SNR.
 
-    P = c' / c,    Q = a' - a c' / c
+The ODE is integrated as `z = x / s` along a coordinate `theta`, whose slope is linear in the point and the
+clean estimate:
+
+    coordinate   theta      s    slope dz / dtheta
+    time         t          1    (c' / c) x + (a' - a c' / c) D
+    sigma        c / a      a    (x - a D) / c
+    log_snr      log(a/c)   c    (a / c) D
+
+A step to c = 0 is one evaluation that returns the clean estimate; where the coordinate is infinite at
+the start (a = 0), the first step is one of DDIM.
 """
 
-import numpy as np
+from jaxdiff.core import check_choice, namespace
+from jaxdiff.solvers.tableau import linear, staged, table
 
-from jaxdiff.core import concrete, namespace
-from jaxdiff.solvers.tableau import linear, table
+COORDINATES = ("time", "sigma", "log_snr")
 
 
-def euler():
-    """Euler's method: `x_t = x_s + (t - s) (P x_s + Q D)`; a step to c = 0 returns the clean estimate.
+def euler(coordinate="time"):
+    """Euler's method: `x_t = x_s + (t - s) (P x_s + Q D)`, `P = c' / c`, `Q = a' - a c' / c`.
 
-    For EDM and rectified flow this is DDIM.
+    In sigma, and for EDM and rectified flow, this is DDIM.
     """
-    return linear("euler", _euler)
+    return _method("euler", ((),), (1.0,), coordinate)
 
 
-def heun():
+def midpoint(coordinate="time"):
+    """The midpoint rule, second order: an Euler half step, then a full step with the slope found there.
+
+    In sigma, DPM-Solver-2 of Karras et al. (2022), arXiv:2206.00364, with alpha = 1/2.
+    """
+    return _method("midpoint", ((), (0.5,)), (0.0, 1.0), coordinate)
+
+
+def heun(coordinate="time"):
     """Heun's second-order method, two evaluations a step.
 
         x' = x_s + (t - s) d_s,    x_t = x_s + (t - s) (d_s + d_t(x')) / 2,    d = P x + Q D
 
-    Karras et al. (2022), arXiv:2206.00364, algorithm 1, in the time of any process. A step to c = 0 is
-    one evaluation that returns the clean estimate, so the default grids take `2 steps - 1`.
+    Karras et al. (2022), arXiv:2206.00364, algorithm 1, in the time of any process. The default grids,
+    which end at c = 0, take `2 steps - 1` evaluations.
     """
-    return linear("heun", _heun)
+    return _method("heun", ((), (1.0,)), (0.5, 0.5), coordinate)
 
 
-def flow(process, t):
-    """`(P, Q)` of the probability-flow ODE at times `t`; 0 where c = 0, where no row evaluates it."""
-    a, _, c = process.coefficients(t)
-    da, _, dc = process.derivatives(t)
+def ralston(coordinate="time"):
+    """Ralston's second-order method: slopes at the start and at 2/3, weights 1/4 and 3/4."""
+    return _method("ralston", ((), (2 / 3,)), (0.25, 0.75), coordinate)
+
+
+def rk4(coordinate="time"):
+    """The classical fourth-order method, four evaluations a step."""
+    return _method("rk4", ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), coordinate)
+
+
+def _method(name, stages, weights, coordinate):
+    check_choice(name, "coordinate", coordinate, COORDINATES)
+    return linear(name, _runge_kutta, stages=stages, weights=weights, coordinate=coordinate)
+
+
+def slope(process, t, coordinate):
+    """`(s, p, q)` at times `t`: the scale of `x`, and the slope `p x + q D` of `x / s`; 0 at c = 0."""
     xp = namespace(t, process)
-    p = xp.where(c == 0, 0.0, dc / xp.where(c == 0, 1.0, c))
-    return p, da - a * p
+    a, _, c = process.coefficients(t)
+    safe = xp.where(c == 0, 1.0, c)
+    if coordinate == "sigma":
+        return a, 1 / safe, -a / safe
+    if coordinate == "log_snr":
+        return c, 0.0 * c, a / safe
+    da, _, dc = process.derivatives(t)
+    p = xp.where(c == 0, 0.0, dc / safe)
+    return xp.ones_like(a), p, da - a * p
 
 
-def _euler(process, grid):
+def _runge_kutta(process, grid, stages, weights, coordinate):
     xp = namespace(grid, process)
-    p, q = flow(process, grid[:-1])
-    dt = grid[1:] - grid[:-1]
-    to_data = process.coefficients(grid[1:])[2] == 0
-    x_s = xp.where(to_data, 0.0, 1 + dt * p)
-    estimate = xp.where(to_data, 1.0, dt * q)
-    return table(grid[:-1], [x_s, 0.0, estimate, 0.0], noisy=False)
-
-
-def _heun(process, grid):
-    xp = namespace(grid, process)
-    steps = grid.shape[0] - 1
-    p, q = flow(process, grid)
-    dt = grid[1:] - grid[:-1]
-    to_data = process.coefficients(grid[1:])[2] == 0
-
-    def rows(first, second):
-        """Alternates the two stages; a step to data is its first stage alone."""
-        return xp.reshape(xp.stack([first, second], axis=-1), (-1,))
-
-    zero, one = xp.zeros_like(dt), xp.ones_like(dt)
-    columns = [
-        rows(xp.where(to_data, 0.0, one), xp.where(to_data, 1.0, zero)),
-        rows(zero, xp.where(to_data, 0.0, one)),
-        rows(xp.where(to_data, 1.0, dt), xp.where(to_data, 0.0, dt / 2)),
-        rows(zero, xp.where(to_data, 0.0, dt / 2)),
-        rows(zero, zero),
+    a, _, c = process.coefficients(grid)
+    to_data = c[1:] == 0
+    single = to_data if coordinate == "time" else to_data | (a[:-1] == 0)
+    theta_s, theta_t = (_theta(process, t, coordinate, single) for t in (grid[:-1], grid[1:]))
+    step = theta_t - theta_s
+    nodes = [sum(row) for row in stages]
+    times = [grid[:-1]] + [
+        grid[1:] if node == 1 else _time(process, theta_s + node * step, coordinate) for node in nodes[1:]
     ]
-    base = [rows(one, columns[0][1::2]), *[rows(zero, column[1::2]) for column in columns[1:]]]
-    keep = (
-        rows(xp.where(to_data, 0.0, p[:-1]), p[1:]),
-        rows(xp.where(to_data, 1.0, q[:-1]), q[1:]),
-    )
-    t = rows(grid[:-1], grid[1:])
-    arrives = np.stack([np.zeros(steps, int), np.arange(1, steps + 1)], axis=-1).reshape(-1)
-    ends = concrete(to_data)
-    if ends is not None and ends[-1]:  # its second stage does nothing: spare the evaluation
-        arrives = np.append(arrives[:-2], steps)
-        t, *rest = (column[:-1] for column in (t, *columns, *base, *keep))
-        columns, base, keep = rest[:5], rest[5:10], rest[10:]
-    return table(t, columns, next_base=base, keep=keep, arrives=arrives, noisy=False)
+    slopes = [slope(process, t, coordinate) for t in times]
+    arrival = slope(process, grid[1:], coordinate)[0]
+    start = xp.where(slopes[0][0] == 0, 1.0, slopes[0][0])
+    rows = []
+    for j, (t, (_, p, q)) in enumerate(zip(times, slopes, strict=True)):
+        final = j + 1 == len(stages)
+        scale = arrival if final else slopes[j + 1][0]
+        ahead = weights if final else stages[j + 1]
+        slopes_so_far = [scale * step * weight for weight in reversed(ahead)]
+        point = [scale / start, 0.0] if j == 0 else [0.0, scale / start]
+        move = [*point, *slopes_so_far, 0.0]
+        if j == 0:
+            direct = [c[1:] / c[:-1], 0.0, a[1:], 0.0]
+            move = [xp.where(single, one, other) for one, other in zip(direct, move, strict=True)]
+            p, q = xp.where(single, 0.0, p), xp.where(single, 1.0, q)
+        hold = [float(j == 0), float(j > 0), *[0.0] * (len(move) - 2)]
+        rows.append((t, move, move if final else hold, (p, q)))
+    if len(rows) == 1:  # nothing is remembered: the slope's weights fold into the point's and D's
+        (_, (x, _, e, _), _, (p, q)) = rows[0]
+        return table(grid[:-1], [x + e * p, 0.0, e * q, 0.0], noisy=False)
+    return staged(rows, [single] * (len(rows) - 1))
+
+
+def _theta(process, t, coordinate, single):
+    """The coordinate at `t`, with finite numbers at steps that do not use it."""
+    xp = namespace(t, process)
+    if coordinate == "time":
+        return t
+    log_snr = xp.where(single, 0.0, process.log_snr(t))
+    return log_snr if coordinate == "log_snr" else xp.exp(-log_snr)
+
+
+def _time(process, theta, coordinate):
+    if coordinate == "time":
+        return theta
+    xp = namespace(theta, process)
+    return process.time_of_log_snr(theta if coordinate == "log_snr" else -xp.log(theta))

@@ -195,6 +195,53 @@ def table(t, next_x, *, next_base=None, keep=None, arrives=None, noisy=True):
     )
 
 
+def staged(stages, skip):
+    """A `Tableau` of steps with several evaluations each.
+
+    Args:
+      stages: one `(t, next, base, keep)` a stage, as `table` takes them, every entry `(steps,)` or a
+        number; `next` of the last stage arrives at the grid point.
+      skip: for each stage after the first, `(steps,)`, whether it is left out; where that is only known
+        in the trace, it is an evaluation without effect.
+    """
+    t, *_ = stages[0]
+    xp, steps, count = namespace(t, stages, skip), t.shape[0], len(stages)
+    skip = [np.zeros(steps, bool), *skip]
+    width = max(len(stage[1]) for stage in stages)
+
+    def rows(parts):
+        return xp.stack([xp.broadcast_to(xp.asarray(p, float), (steps,)) for p in parts], -1).reshape(-1)
+
+    def columns(which, idle):
+        filled = [_widened(stage[which], width) if which < 3 else stage[which] for stage in stages]
+        return [
+            rows([xp.where(skip[s], idle[j], filled[s][j]) for s in range(count)])
+            for j in range(len(filled[0]))
+        ]
+
+    stay, hold = [1.0, *[0.0] * (width - 1)], [0.0, 1.0, *[0.0] * (width - 2)]
+    next_x, base, keep = columns(1, stay), columns(2, hold), columns(3, (0.0, 0.0))
+    last = np.arange(1, steps + 1)
+    known = [concrete(s) for s in skip]
+    if any(s is None for s in known):
+        arrives = np.stack([*[0 * last] * (count - 1), last], -1).reshape(-1)
+        return table(rows([s[0] for s in stages]), next_x, next_base=base, keep=keep, arrives=arrives)
+    use = ~np.stack([np.broadcast_to(s, (steps,)) for s in known], -1)
+    final = use & (np.cumsum(use[:, ::-1], -1)[:, ::-1] == 1)
+    use, arrives = use.reshape(-1), (final * last[:, None]).reshape(-1)
+    return table(
+        rows([s[0] for s in stages])[use],
+        [column[use] for column in next_x],
+        next_base=[column[use] for column in base],
+        keep=[column[use] for column in keep],
+        arrives=arrives[use],
+    )
+
+
+def _widened(columns, width):
+    return [*columns[:-1], *[0.0] * (width - len(columns)), columns[-1]]
+
+
 def stack(plans):
     """Plans of equal length as one, with a leading axis for `vmap`; narrower ones are widened.
 
