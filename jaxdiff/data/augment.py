@@ -28,6 +28,7 @@ class Affine:
       shear: pixels to the right per pixel down.
       probability: of each map, in [0, 1].
       background: value that comes in over the border; None repeats the border's own pixels.
+      limits: lowest and highest value of an image, to which interpolation is clipped, or None.
     """
 
     shift: float = 0.5
@@ -37,6 +38,7 @@ class Affine:
     shear: float = 0.1
     probability: float = 1.0
     background: float | None = static_field(default=None)
+    limits: tuple[float, float] | None = static_field(default=None)
 
     def __call__(self, keys, x):
         """Augments each example by its own key.
@@ -71,7 +73,8 @@ class Affine:
         # output to input: the inverse of each map, in reverse order
         shear = jnp.array([[1.0, 0.0], [-self.shear * vector[5], 1.0]])
         stretch = jnp.diag(jnp.exp(-size + jnp.array([-half, half])))
-        return warp(image, shear @ stretch @ turn, self.shift * vector[:2], self.background)
+        image = warp(image, shear @ stretch @ turn, self.shift * vector[:2], self.background)
+        return image if self.limits is None else jnp.clip(image, *self.limits)
 
 
 def warp(image, matrix, shift, background=None):

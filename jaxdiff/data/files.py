@@ -85,13 +85,14 @@ def _size(picture):
 
 def _read_npz(path):
     try:
-        with np.load(path, allow_pickle=False) as saved:
-            if not isinstance(saved, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
+        saved = np.load(path, allow_pickle=False)
+        if isinstance(saved, np.ndarray):
+            raise ValueError("a single array")
+        with saved:
             return {name: saved[name] for name in saved.files}
     except FileNotFoundError:
         raise ValueError(f"npz:{path}: expected a file, found none; check the path") from None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"npz:{path}: expected an npz file without pickled objects, got something else "
             f"({error}); write it with np.savez(path, x=..., label=...)"

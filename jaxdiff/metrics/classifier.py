@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import warnings
+import zipfile
 
 import numpy as np
 
@@ -109,7 +110,7 @@ def feature_classifier(x, label, seed=0, folder=None):
         with np.load(path, allow_pickle=False) as saved:
             arrays = [saved[f"arr_{i}"] for i in range(len(saved.files))]
         return _unpack(arrays)
-    except (OSError, KeyError, ValueError, EOFError):
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         classifier = train_classifier(x, label, seed)
     _save(path, [*classifier.weights, *classifier.biases, classifier.shift, classifier.scale])
     return classifier

@@ -1,0 +1,68 @@
+import functools
+import types
+
+import numpy as np
+import pytest
+
+import jaxdiff.data as data
+from jaxdiff.metrics import classifier, evaluate, report, table
+from jaxdiff.metrics import classifier_two_sample as forest
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr(classifier, "COPIES", 2)
+    monkeypatch.setattr(report, "classifier_two_sample", functools.partial(forest, trees=20))
+
+
+def _subset(dataset, train=300, held_out=150):
+    return types.SimpleNamespace(
+        train={k: v[:train] for k, v in dataset.train.items()},
+        held_out={k: v[:held_out] for k, v in dataset.held_out.items()},
+        num_classes=dataset.num_classes,
+    )
+
+
+def test_digits_against_copies_and_fresh_images(tmp_path):
+    digits = data.load("digits")
+    small = _subset(digits)
+    fresh = evaluate(small, digits.train["x"][300:600], digits.train["label"][300:600],
+                     draws=2, folder=tmp_path)  # fmt: skip
+    copies = evaluate(small, small.train["x"][:150], None, draws=2, folder=tmp_path)
+    assert copies["memorisation_share"].value > 0.7 > 0.6 > fresh["memorisation_share"].value
+    assert 0.6 < fresh["frechet_distance"].value / fresh["frechet_distance"].floor < 1.5
+    assert fresh["label_accuracy"].value > 0.85 and "label_accuracy" not in copies
+    assert abs(fresh["two_sample_accuracy"].value - 0.5) < 0.12
+    text = table(fresh)
+    assert len(text.splitlines()) == len(fresh) + 1
+    score = fresh["frechet_distance"]
+    assert f"{score.value:.4f}" in text and f"{score.value / score.floor:.2f}" in text
+
+
+def test_vectors_against_a_shifted_copy():
+    moons = data.load("moons", train=800, held_out=200)
+    good = evaluate(moons, data.load("moons", train=200, seed=9).train["x"], draws=2)
+    bad = evaluate(moons, moons.train["x"] + 1.0, draws=2)
+    assert good["sliced_wasserstein"].value < 3 * good["sliced_wasserstein"].floor
+    assert bad["sliced_wasserstein"].value > 0.5 and bad["two_sample_accuracy"].value > 0.8
+
+
+def test_draws_follow_the_class_proportions():
+    arrays = {"x": np.arange(100), "label": np.repeat([0, 1], 50)}
+    like = {"label": np.repeat([0, 1], [30, 10])}
+    got = report._draw(np.random.default_rng(0), arrays, 40, like)
+    np.testing.assert_array_equal(np.bincount(got["label"]), [30, 10])
+    assert len(set(got["x"])) == 40
+
+
+@pytest.mark.parametrize(
+    "samples, labels, message",
+    [
+        (np.zeros((9, 3)), None, r"samples of shape \(n, \*\(2,\)\)"),
+        (np.array([[0, 0], [0, np.nan]]), None, r"nan at \(1, 1\)"),
+        (np.zeros((9, 2)), np.zeros(3), r"labels of shape \(9,\)"),
+    ],
+)
+def test_refuses(samples, labels, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(data.load("moons", train=9, held_out=9), samples, labels)
