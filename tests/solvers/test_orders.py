@@ -1,0 +1,71 @@
+"""Measured orders of convergence on an exact mixture: a wrong order is a wrong formula."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff import processes, solvers, testing
+
+STEPS = (48, 96, 192, 384)
+PROCESSES = [processes.VP(), processes.EDM(), processes.RectifiedFlow()]
+TARGET = testing.gaussian_mixture(
+    [[1.5, 0.0], [-0.8, 1.2], [-0.6, -1.3]],
+    [[[0.20, 0.05], [0.05, 0.15]], [[0.15, 0.0], [0.0, 0.30]], [[0.25, -0.1], [-0.1, 0.20]]],
+    [0.4, 0.35, 0.25],
+)
+ONE_EVALUATION = {
+    "euler": (solvers.euler(), 1),
+    "ddim": (solvers.ddim(), 1),
+    "euler_maruyama(0)": (solvers.euler_maruyama(tau=0.0), 1),
+    "dpmpp 1": (solvers.dpmpp_multistep(order=1), 1),
+    "dpmpp 2": (solvers.dpmpp_multistep(order=2), 2),
+    "dpmpp 2 lagrange": (solvers.dpmpp_multistep(order=2, rule="lagrange"), 2),
+    "dpmpp 3": (solvers.dpmpp_multistep(order=3), 3),
+}
+
+
+def log_snr_grid(process, steps):
+    """Equal steps in log-SNR away from both exact ends.
+
+    The first step of a multistep method has order one; it starts where the data is still hidden by
+    noise (log-SNR -4.38, sigma 80), for the estimate to be as good as constant there.
+    """
+    grid = process.time_of_log_snr(np.linspace(-4.382, 4.0, steps + 1))
+    return np.minimum(grid, process.t_max)
+
+
+@pytest.fixture(params=PROCESSES, ids=lambda p: type(p).__name__)
+def problem(request):
+    """A process, starts on its marginal, and where the exact flow takes them."""
+    process = request.param
+    start, end = log_snr_grid(process, 1)
+    with jax.enable_x64(True):
+        clean = TARGET.sample(jax.random.key(0), 32)
+        x = process.perturb(clean, jax.random.normal(jax.random.key(1), clean.shape), start)
+        yield process, x, testing.flow_map(TARGET, process, x, start, end)
+
+
+def test_methods_of_one_evaluation_a_step_reach_their_order(problem):
+    process, x, exact = problem
+    denoise = TARGET.denoiser(process)
+    run = jax.jit(jax.vmap(lambda plan: jd.sample(None, denoise, process, plan, x=x)))
+
+    def plans(n):
+        grid = log_snr_grid(process, n)
+        return solvers.stack([each.plan(process, grid) for each, _ in ONE_EVALUATION.values()])
+
+    answers = {n: np.asarray(run(plans(n))) for n in STEPS}
+    for i, (name, (_, order)) in enumerate(ONE_EVALUATION.items()):
+        found = testing.measure_order(lambda n, i=i: answers[n][i], exact, STEPS)
+        assert abs(found.slope - order) < 0.15, (name, found)
+
+
+def test_heun_reaches_second_order(problem):
+    process, x, exact = problem
+    denoise = TARGET.denoiser(process)
+    run = jax.jit(lambda plan: jd.sample(None, denoise, process, plan, x=x))
+    found = testing.measure_order(
+        lambda n: run(solvers.heun().plan(process, log_snr_grid(process, n))), exact, STEPS
+    )
+    assert abs(found.slope - 2) < 0.15, found
