@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .conditioning import Embedding, check_inputs, split_condition
-from .layers import ZEROS, Dtype, SelfAttention, dropout, fold, rotary_angles
+from .layers import ZEROS, Dtype, SelfAttention, dropout, fold, per_token, rotary_angles
 
 POSITIONS = ("sincos", "rotary")
 
@@ -68,8 +68,9 @@ class DiTBlock(nn.Module):
         out = attention(modulate(nn.LayerNorm(**norm)(h), scale_a, shift_a), angles)
         h = h + gate_a[:, None] * out
         out = modulate(nn.LayerNorm(**norm)(h), scale_m, shift_m)
-        out = nn.gelu(nn.Dense(round(self.mlp_ratio * width), name="mlp_in", **dtypes)(out))
-        out = nn.Dense(width, name="mlp_out", **dtypes)(dropout(out, self.dropout, keys))
+        out = per_token(nn.Dense(round(self.mlp_ratio * width), name="mlp_in", **dtypes), out)
+        out = dropout(nn.gelu(out), self.dropout, keys)
+        out = per_token(nn.Dense(width, name="mlp_out", **dtypes), out)
         return h + gate_m[:, None] * out
 
 
@@ -157,7 +158,8 @@ class DiT(nn.Module):
             vector_size=self.vector_size, name="embedding", **dtypes,
         )(c_noise, label, vector)
         rows, columns = x.shape[1] // self.patch, x.shape[2] // self.patch
-        h = nn.Dense(self.width, name="in", **dtypes)(patchify(x.astype(dtype), self.patch))
+        tokens = patchify(x.astype(dtype), self.patch)
+        h = per_token(nn.Dense(self.width, name="in", **dtypes), tokens)
         angles = None
         if self.positions == "rotary":
             angles = rotary_angles(rows, columns, self.width // self.heads)
@@ -175,5 +177,5 @@ class DiT(nn.Module):
         norm = nn.LayerNorm(use_scale=False, use_bias=False, epsilon=1e-6, **dtypes)
         values = self.patch * self.patch * x.shape[-1]
         out = nn.Dense(values, kernel_init=ZEROS, name="out", **dtypes)
-        h = out(modulate(norm(h), scale, shift))
+        h = per_token(out, modulate(norm(h), scale, shift))
         return unpatchify(h, x.shape, self.patch).astype(x.dtype)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from .conditioning import Embedding, check_inputs, split_condition
-from .layers import ZEROS, Conv, Dtype, GroupNorm, SelfAttention, dropout, fold, upsample
+from .layers import ZEROS, Conv, Dtype, GroupNorm, SelfAttention, dropout, fold, per_token
 
 
 class ResidualBlock(nn.Module):
@@ -31,7 +31,7 @@ class ResidualBlock(nn.Module):
         h = dropout(h, self.dropout, keys)
         h = Conv(self.channels, kernel_init=ZEROS, name="conv_out", **dtypes)(h)
         if x.shape[-1] != self.channels:
-            x = nn.Dense(self.channels, name="skip", **dtypes)(x)
+            x = per_token(nn.Dense(self.channels, name="skip", **dtypes), x)
         return x + h
 
 
@@ -155,7 +155,7 @@ class UNet(nn.Module):
         skips = [h] if self.skip_inputs else []
         for level, channels in enumerate(self.channels):
             if level:
-                h = Conv(h.shape[-1], stride=2, name=f"down_{level}", **dtypes)(h)
+                h = Conv(h.shape[-1], resize="halve", name=f"down_{level}", **dtypes)(h)
                 skips += [h] if self.skip_inputs else []
             for index in range(self.blocks):
                 h = residual(h, channels, f"encoder_{level}_{index}")
@@ -170,7 +170,7 @@ class UNet(nn.Module):
                 h = residual(h, channels, f"decoder_{level}_{index}")
                 h = attention(h, f"decoder_attention_{level}_{index}")
             if level:
-                h = Conv(channels, name=f"up_{level}", **dtypes)(upsample(h))
+                h = Conv(channels, resize="double", name=f"up_{level}", **dtypes)(h)
         h = nn.silu(GroupNorm(param_dtype=self.param_dtype, name="norm")(h))
         out = Conv(x.shape[-1], kernel_init=ZEROS, name="out", **dtypes)(h)
         return out.astype(x.dtype)
