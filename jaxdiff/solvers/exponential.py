@@ -106,7 +106,7 @@ def _checked_multistep(where, prediction, order, tau, rule, lower_order_final):
 
 def _multistep(process, grid, prediction, order, rule, lower_order_final, tau):
     form = Form.of(process, grid, prediction, tau)
-    nodes, valid = history_nodes(form.xp, form.log_snr, order, lower_order_final)
+    nodes, valid = history_nodes(form, order, lower_order_final)
     if rule == "midpoint":
         weights = _midpoint_weights(form, nodes, valid)
     else:
@@ -127,8 +127,8 @@ class Form:
     """
 
     xp: object
-    grid: object
-    log_snr: object  # (steps + 1,)
+    t: object  # times of the steps' starts
+    start: object  # log-SNR there
     h: object
     finite: object
     x_s: object
@@ -141,22 +141,28 @@ class Form:
 
     @classmethod
     def of(cls, process, grid, prediction="data", tau=0.0):
-        a, _, c = process.coefficients(grid)
-        log_snr = process.log_snr(grid)
-        xp = namespace(grid, log_snr, tau)
-        h = log_snr[1:] - log_snr[:-1]
+        """The steps of a grid."""
+        return cls.between(process, grid[:-1], grid[1:], prediction, tau)
+
+    @classmethod
+    def between(cls, process, s, t, prediction="data", tau=0.0):
+        """The steps from times `s` to times `t`, both `(steps,)`."""
+        (a_s, _, c_s), (a_t, _, c_t) = process.coefficients(s), process.coefficients(t)
+        start = process.log_snr(s)
+        xp = namespace(s, start, t, tau)
+        h = process.log_snr(t) - start
         finite, k = xp.isfinite(h), 1 + tau**2
-        x_s, noise = transition(xp, c, h, tau)
-        scale, keep, rate = a[1:], None, -k
+        x_s, noise = transition(xp, c_s, c_t, h, tau)
+        scale, keep, rate = a_t, None, -k
         if prediction == "noise":
-            alpha, step = xp.where(finite, a[:-1], 1.0), xp.where(finite, h, 0.0)
-            x_s = xp.where(finite, a[1:] / alpha, x_s)
-            noise = xp.where(finite, tau * c[1:] * safe_sqrt(xp.expm1(2 * step)), noise)
-            scale = xp.where(finite, -c[1:], a[1:])
-            keep = (xp.where(finite, 1 / c[:-1], 0.0), xp.where(finite, -a[:-1] / c[:-1], 1.0))
+            step = xp.where(finite, h, 0.0)
+            x_s = xp.where(finite, a_t / xp.where(finite, a_s, 1.0), x_s)
+            noise = xp.where(finite, tau * c_t * safe_sqrt(xp.expm1(2 * step)), noise)
+            scale = xp.where(finite, -c_t, a_t)
+            keep = (xp.where(finite, 1 / c_s, 0.0), xp.where(finite, -a_s / c_s, 1.0))
             rate = 1.0
         noisy = concrete(tau) is None or bool(np.any(concrete(tau) > 0))
-        return cls(xp, grid, log_snr, h, finite, x_s, scale, noise, keep, k, rate, noisy)
+        return cls(xp, s, start, h, finite, x_s, scale, noise, keep, k, rate, noisy)
 
     @property
     def mass(self):
@@ -181,10 +187,10 @@ class Form:
         kernel = self.gain * step * xp.exp(self.rate * step * (1 - POINTS)) * MASSES  # (steps, points)
         points = step * POINTS
         if coordinate is not None:
-            start = xp.where(xp.isfinite(self.log_snr[:-1]), self.log_snr[:-1], 0.0)
+            start = xp.where(xp.isfinite(self.start), self.start, 0.0)
             points = coordinate(start[:, None] + points)
         rest = [
-            (kernel * _lagrange(xp, j, points, nodes, valid)).sum(-1) for j in range(1, nodes.shape[1])
+            (kernel * lagrange(xp, j, points, nodes, valid)).sum(-1) for j in range(1, nodes.shape[1])
         ]
         return xp.stack([self.mass - sum(rest), *rest], axis=-1)
 
@@ -192,10 +198,10 @@ class Form:
         """The multistep tableau with these weights on the present and the past."""
         columns = [self.scale * weights[:, j] for j in range(weights.shape[1])]
         columns = [self.x_s, 0.0, *columns, self.noise]
-        return table(self.grid[:-1], columns, keep=self.keep, noisy=self.noisy)
+        return table(self.t, columns, keep=self.keep, noisy=self.noisy)
 
 
-def transition(xp, c, h, tau):
+def transition(xp, c_s, c_t, h, tau):
     """Weights of `x_s` and of the noise: `(c_t / c_s) exp(-tau^2 h)`, `c_t sqrt(1 - exp(-2 tau^2 h))`.
 
     Where `h` is infinite (a step from a = 0, or to c = 0) they are the limits.
@@ -204,27 +210,26 @@ def transition(xp, c, h, tau):
     exponent = tau**2 * xp.where(finite, h, 0.0)
     still = xp.where(finite, xp.exp(-exponent), xp.where(tau > 0, 0.0, 1.0))
     drawn = xp.where(finite, -xp.expm1(-2 * exponent), xp.where(tau > 0, 1.0, 0.0))
-    return c[1:] / c[:-1] * still, c[1:] * safe_sqrt(drawn)
+    return c_t / c_s * still, c_t * safe_sqrt(drawn)
 
 
-def history_nodes(xp, log_snr, order, lower_order_final=False):
+def history_nodes(form, order, lower_order_final=False):
     """Where on the log-SNR axis the last evaluations lie, relative to the present one.
 
     Returns:
       Nodes `(steps, order)`, the present one (0) first; and which of them may be used, `(steps, order)`:
       those that exist, have a finite log-SNR and do not enter an infinite step.
     """
-    steps = log_snr.shape[0] - 1
+    xp, steps = form.xp, form.t.shape[0]
     row, back = np.arange(steps)[:, None], np.arange(order)[None]
-    past = log_snr[np.maximum(row - back, 0)]
+    past = form.start[np.maximum(row - back, 0)]
     limit = np.minimum(order, steps - row) if lower_order_final else np.full_like(row, order)
-    finite = xp.isfinite(log_snr[1:] - log_snr[:-1])[:, None]
-    usable = xp.isfinite(past) & finite & (row - back >= 0) & (back < limit)
-    present = xp.where(xp.isfinite(log_snr[:-1]), log_snr[:-1], 0.0)[:, None]
+    usable = xp.isfinite(past) & form.finite[:, None] & (row - back >= 0) & (back < limit)
+    present = xp.where(xp.isfinite(form.start), form.start, 0.0)[:, None]
     return xp.where(usable, past - present, 0.0), usable | (back == 0)
 
 
-def _lagrange(xp, j, u, nodes, valid):
+def lagrange(xp, j, u, nodes, valid):
     """`l_j(u)` for points `u` `(steps, points)`; 0 where node j takes no part."""
     value = xp.where(valid[:, j : j + 1], xp.ones_like(u), 0.0)
     for m in range(nodes.shape[1]):

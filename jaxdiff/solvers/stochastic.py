@@ -28,7 +28,8 @@ def _euler_maruyama(process, grid, tau):
     f, g2 = process.sde(regular)
     dt = grid[1:] - grid[:-1]
     pull = 0.5 * (1 + tau**2) * g2 / c[:-1] ** 2
-    exact_x, exact_noise = transition(xp, c, process.log_snr(grid[1:]) - process.log_snr(grid[:-1]), tau)
+    h = process.log_snr(grid[1:]) - process.log_snr(grid[:-1])
+    exact_x, exact_noise = transition(xp, c[:-1], c[1:], h, tau)
 
     def choose(regular, from_noise_value, to_data_value):
         return xp.where(to_data, to_data_value, xp.where(from_noise, from_noise_value, regular))
