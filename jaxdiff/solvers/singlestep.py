@@ -64,7 +64,8 @@ def _singlestep(process, grid, prediction, order, rule):
         e = [form.scale * w for w in _weights(form, h, nodes[: j + 1], rule, final and order)]
         point = [form.x_s, 0.0] if j == 0 else [0.0, form.x_s]
         if j == 0:  # what an infinite step does
-            point[0], e = xp.where(whole.finite, point[0], whole.x_s), [xp.where(whole.finite, e[0], whole.scale)]
+            point[0] = xp.where(whole.finite, point[0], whole.x_s)
+            e = [xp.where(whole.finite, e[0], whole.scale)]
         move = [*point, *e, 0.0]
         hold = [float(j == 0), float(j > 0), *[0.0] * (len(e) + 1)]
         keep = (0.0, 1.0) if prediction == "data" else _noise_estimate(process, t, whole)
