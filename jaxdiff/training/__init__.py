@@ -6,7 +6,8 @@ from jaxdiff.training.loop import fit
 from jaxdiff.training.objectives import denoising_objective
 from jaxdiff.training.optimizers import adamw, learning_rates
 from jaxdiff.training.parallel import make_dispatch, parallel
-from jaxdiff.training.runs import checkpoint_directory, read_config, read_log
+from jaxdiff.training.pictures import save_picture
+from jaxdiff.training.runs import checkpoint_directory, claim, read_config, read_log
 from jaxdiff.training.signals import Interrupted
 from jaxdiff.training.state import TrainState, fingerprint, init_state, parameter_count
 from jaxdiff.training.update import make_update
@@ -17,6 +18,7 @@ __all__ = [
     "TrainState",
     "adamw",
     "checkpoint_directory",
+    "claim",
     "denoising_objective",
     "ema",
     "fingerprint",
@@ -30,5 +32,6 @@ __all__ = [
     "read_config",
     "read_log",
     "restore",
+    "save_picture",
     "to_state",
 ]

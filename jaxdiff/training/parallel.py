@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdiff.core import check_choice
-from jaxdiff.training.update import unroll_loops
+from jaxdiff.training.update import scan_updates
 
 MODES = ("auto", "pmap", "jit")
 AXIS = "data"
@@ -77,8 +77,7 @@ def make_dispatch(update, gather):
         def body(state, item):
             return update(state, gather(resident, item), run_key, axis_name)
 
-        count = len(jax.tree.leaves(items)[0])
-        return jax.lax.scan(body, state, items, unroll=count == 1 or unroll_loops())
+        return scan_updates(body, state, items)
 
     return dispatch
 

@@ -1,0 +1,75 @@
+"""The command line: `jaxdiff train`, `sample`, `evaluate`, `inspect`, `list`."""
+
+import os
+import sys
+import traceback
+
+INTERRUPTED, BAD_INPUT, NOT_FINITE = 128, 2, 1  # an interrupted run adds the signal's number
+
+
+def main(args=None):
+    """Runs one command.
+
+    Args:
+      args: words of the command line; `sys.argv` without the program by default.
+
+    Returns:
+      The exit code: 0; 1 for a loss that is not finite; 2 for bad input; 130 after Ctrl-C and 143
+      after SIGTERM, once the run is saved.
+    """
+    from typing import Annotated
+
+    import tyro
+
+    from jaxdiff.cli import commands
+    from jaxdiff.training import Interrupted
+
+    table = {
+        "train": (commands.Train, commands.train),
+        "sample": (commands.Sample, commands.sample),
+        "evaluate": (commands.Evaluate, commands.evaluate),
+        "inspect": (commands.Inspect, commands.inspect),
+        "list": (commands.List, commands.list_names),
+    }
+    kinds = [Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in table.items()]
+    union = kinds[0]
+    for kind in kinds[1:]:
+        union |= kind
+    given = tyro.cli(union, prog="jaxdiff", args=args, description=__doc__)
+    run = next(function for kind, function in table.values() if isinstance(given, kind))
+    _enable_compilation_cache()
+    try:
+        run(given)
+    except ValueError as error:
+        if not _raised_here(error):
+            raise
+        return _say(error, BAD_INPUT)
+    except FloatingPointError as error:
+        return _say(error, NOT_FINITE)
+    except Interrupted as stop:
+        return _say(stop, INTERRUPTED + stop.number)
+    return 0
+
+
+def _say(error, code):
+    print(f"jaxdiff: {error}", file=sys.stderr)
+    return code
+
+
+def _raised_here(error):
+    """Whether an error is one of this package's own messages, and not a fault that needs a traceback."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return os.path.dirname(os.path.dirname(os.path.abspath(__file__))) in os.path.abspath(frame.filename)
+
+
+def _enable_compilation_cache():
+    """Keeps compiled programs in the user's cache folder, unless jax was told another."""
+    import jax
+
+    from jaxdiff.metrics.classifier import cache_folder
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compilation"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+

@@ -1,0 +1,225 @@
+"""The commands: parse, call, print."""
+
+import dataclasses
+import json
+import os
+import sys
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+import jaxdiff as jd
+from jaxdiff import training
+from jaxdiff.cli import job as job_
+from jaxdiff.cli.config import FREE, Train, resolve
+from jaxdiff.cli.names import FAMILIES, known
+from jaxdiff.training.runs import write_json
+
+Run = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Draw samples from a run: arrays in an npz file, and a picture.
+
+    Attributes:
+      run: directory of `jaxdiff train`.
+      number: of samples.
+      labels: classes to draw, repeated to the number; every class in turn if None.
+      seed: of the samples; the run's own if None.
+      out: files OUT.npz and OUT.png; RUN/samples if None.
+      solver: such as "dpmpp_multistep(2)"; the run's own if None.
+      grid: such as karras; the run's own if None.
+      steps: of the grid; the run's own if None.
+      guidance_scale: of classifier-free guidance; the run's own if None.
+    """
+
+    run: Run
+    number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 100
+    labels: tuple[int, ...] | None = None
+    seed: int | None = None
+    out: str | None = None
+    solver: str | None = None
+    grid: str | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Draw samples from a run and compare them with the held-out split.
+
+    Each metric stands beside its floor, the value of real data in the samples' place.
+
+    Attributes:
+      run: directory of `jaxdiff train`.
+      number: of samples; the run's own if None.
+      seed: of the samples; the run's own if None.
+      solver: such as "dpmpp_multistep(2)"; the run's own if None.
+      grid: such as karras; the run's own if None.
+      steps: of the grid; the run's own if None.
+      guidance_scale: of classifier-free guidance; the run's own if None.
+    """
+
+    run: Run
+    number: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
+    seed: int | None = None
+    solver: str | None = None
+    grid: str | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Show a run's newest checkpoint: step, configuration, number of parameters, fingerprint.
+
+    Attributes:
+      run: directory of `jaxdiff train`.
+    """
+
+    run: Run
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List the names of processes, solvers, grids, models, data sets and more."""
+
+
+def train(given: Train):
+    """Trains, samples, evaluates; prints the table and where the files are."""
+    dataset = jd.data.load(given.data)
+    config = resolve(given, dataset)
+    job, loss, optimizer = _prepare(config)
+    draw = job_.make_sampler(job, config)
+    out = config["out"]
+    training.claim(out, config, FREE)
+    print(f"configuration (saved in {out}/config.json):")
+    print(_listing(config))
+    arrays = {"x": np.asarray(dataset.to_model(dataset.train["x"]), np.float32)}
+    if job.num_classes is not None:
+        arrays["label"] = dataset.train["label"]
+
+    def picture(step, params):
+        path = os.path.join(out, f"samples-{step:06d}")
+        _draw_and_save(draw, params, job, config, 100, config["seed"], None, path, f"step {step}")
+
+    params = job_.initial_params(job, config["seed"])
+    print(f"{type(job.model).__name__} with {training.parameter_count(params):,} parameters", flush=True)
+    state = training.fit(
+        params, loss, arrays, optimizer=optimizer, out=out, config=config, free=FREE, picture=picture,
+        **{name: config[name] for name in (
+            "steps", "batch_size", "seed", "ema_half_lives", "parallel", "updates_per_dispatch",
+            "accumulate", "checkpoint_every", "keep", "log_every", "picture_every",
+        )},
+    )
+    print(f"trained to step {int(state.step)}; checkpoints in {out}/checkpoints")
+    if config["evaluate"]:
+        _evaluate(state.ema[0] if state.ema else state.params, dataset, job, config, draw, config["samples"])
+
+
+def sample(given: Sample):
+    """Writes samples and their picture."""
+    config, params = _load(given)
+    job = job_.build_job(config)
+    draw = job_.make_sampler(job, config)
+    labels = job_.check_labels(given.labels, given.number, job.num_classes)
+    out = given.out or os.path.join(given.run, "samples")
+    out = out.removesuffix(".npz").removesuffix(".png")
+    seed = config["seed"] if given.seed is None else given.seed
+    _draw_and_save(draw, params, job, config, given.number, seed, labels, out)
+    print(f"{given.number} samples in {out}.npz, picture in {out}.png")
+
+
+def evaluate(given: Evaluate):
+    """Prints the table of metrics and floors."""
+    config, params = _load(given)
+    job = job_.build_job(config)
+    dataset = jd.data.load(config["data"])
+    if given.seed is not None:
+        config["seed"] = given.seed
+    draw = job_.make_sampler(job, config)
+    _evaluate(params, dataset, job, config, draw, given.number or config["samples"])
+
+
+def inspect(given: Inspect):
+    """Prints what the newest whole checkpoint holds."""
+    config = training.read_config(given.run)
+    step, fields = _newest(given.run)
+    print(f"run           {given.run}")
+    print(f"step          {step}")
+    print(f"parameters    {training.parameter_count(fields['params']):,}")
+    print(f"sha256        {training.fingerprint(fields)}")
+    print("configuration")
+    print(_listing(config))
+
+
+def list_names(given: List):
+    """Prints every name that the command line knows."""
+    families = {family: known(family) for family in FAMILIES} | {
+        "model": known("model"), "augment": known("augment"), "data": jd.data.names(),
+    }
+    for family, names in families.items():
+        print(f"{family:<17} {', '.join(names)}")
+
+
+def _prepare(config):
+    """Everything that bad settings would break, before the directory is touched."""
+    job = job_.build_job(config)
+    return job, job_.objective(job, config), job_.optimizer(config)
+
+
+def _load(given):
+    """Configuration with the command's own sampling settings, and the parameters that are served."""
+    config = training.read_config(given.run)
+    own = {
+        "solver": given.solver, "grid": given.grid, "sample_steps": given.steps,
+        "guidance_scale": given.guidance_scale,
+    }
+    if given.number is not None and given.number < 1:
+        raise ValueError(f"jaxdiff: expected number to be at least 1, got {given.number}")
+    config |= {name: value for name, value in own.items() if value is not None}
+    _, fields = _newest(given.run)
+    return config, fields["ema"][0] if fields["ema"] else fields["params"]
+
+
+def _newest(run):
+    found = training.restore(training.checkpoint_directory(run), report=lambda line: print(line, file=sys.stderr))
+    if found is None:
+        raise ValueError(f"jaxdiff: expected a checkpoint in {run}, got none; train to the first one")
+    return found
+
+
+def _draw_and_save(draw, params, job, config, number, seed, labels, out, title=None):
+    if labels is None:
+        labels = job_.check_labels(None, number, job.num_classes)
+    x = draw(params, number, seed, labels)
+    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+    np.savez(f"{out}.npz", **({"x": x} if labels is None else {"x": x, "label": labels}))
+    record = config["data_record"]
+    training.save_picture(f"{out}.png", x, labels, title, record["value_range"])
+    return x
+
+
+def _evaluate(params, dataset, job, config, draw, number):
+    """Samples with the held-out split's labels, so that class proportions are equal."""
+    run, labels = config["out"], None
+    if job.num_classes is not None:
+        held_out = dataset.held_out["label"]
+        labels = job_.check_labels(held_out if len(held_out) else None, number, job.num_classes)
+    out = os.path.join(run, "samples")
+    x = _draw_and_save(draw, params, job, config, number, config["seed"], labels, out)
+    if len(dataset.held_out["x"]):
+        scores = jd.metrics.evaluate(dataset, x, labels)
+        print(jd.metrics.table(scores))
+        write_json(
+            os.path.join(run, "metrics.json"),
+            {name: dataclasses.asdict(score) for name, score in scores.items()},
+        )
+        print(f"table in {run}/metrics.json")
+    print(f"{number} samples in {out}.npz, picture in {out}.png")
+
+
+def _listing(config):
+    return "\n".join(f"  {name:<22}{json.dumps(value)}" for name, value in config.items())

@@ -1,0 +1,148 @@
+"""The settings of a run: as given, and resolved against the data set's defaults."""
+
+import dataclasses
+import hashlib
+import os
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from jaxdiff.cli.defaults import defaults_for
+
+# what may change when a run is continued: nothing of it enters an update
+FREE = (
+    "out", "checkpoint_every", "keep", "log_every", "picture_every", "solver", "grid", "sample_steps",
+    "guidance_scale", "samples", "evaluate",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a model, sample from it and evaluate the samples.
+
+    On a directory that holds a run, continues it. Settings that are None are the data set's own.
+    Named things take arguments in brackets: --grid "karras(rho=5)".
+
+    Attributes:
+      data: digits, a toy (moons, eight_gaussians, checkerboard, spirals, swiss_roll), npz:PATH or
+        images:FOLDER.
+      out: the run's directory; runs/DATA if None.
+      model: network, such as UNet-XS or "MLP-S(width=256)".
+      process: forward process, such as EDM or "VP(beta_max=10)".
+      parameterization: what the network's output means; edm takes the data's deviation.
+      times: distribution of training times, such as "log_normal(mean=-0.8, std=1.2)".
+      weighting: weight of the loss over times, or none.
+      conditional: whether the network is told the labels.
+      label_drop: share of labels dropped, for classifier-free guidance.
+      augment: none, or "affine(shift=0.5, rotate=0.1)".
+      augment_told: whether the network is told how an image was changed.
+      steps: number of updates.
+      batch_size: examples of an update, over all devices.
+      learning_rate: highest rate.
+      warmup: updates of the rise to the highest rate.
+      decay: what follows the warm-up.
+      weight_decay: of AdamW.
+      beta2: of AdamW.
+      clip: largest norm of the gradient; 0 for any.
+      ema_half_lives: of the averages of the parameters, in updates; samples come from the first.
+      seed: of parameters, data order, times, noise and samples.
+      parallel: auto is pmap over several devices and jit on one.
+      updates_per_dispatch: updates compiled into one call; pays for small models on accelerators.
+      accumulate: parts that a device's batch is cut into, to save memory.
+      checkpoint_every: updates between checkpoints.
+      keep: number of checkpoints kept.
+      log_every: updates between log lines.
+      picture_every: updates between pictures of samples; 0 for none.
+      solver: for sampling, such as "dpmpp_multistep(2)".
+      grid: of times for sampling, such as karras.
+      sample_steps: steps of that grid.
+      guidance_scale: of classifier-free guidance; 1 for none.
+      samples: number of samples that are drawn and evaluated at the end.
+      evaluate: whether to sample and evaluate at the end.
+    """
+
+    data: str = "digits"
+    out: str | None = None
+    model: str | None = None
+    process: str | None = None
+    parameterization: str | None = None
+    times: str | None = None
+    weighting: str | None = None
+    conditional: bool | None = None
+    label_drop: float | None = None
+    augment: str | None = None
+    augment_told: bool | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    warmup: int | None = None
+    decay: Literal["cosine", "linear", "constant"] | None = None
+    weight_decay: float | None = None
+    beta2: float | None = None
+    clip: float | None = None
+    ema_half_lives: tuple[float, ...] | None = None
+    seed: int = 0
+    parallel: Annotated[str, tyro.conf.arg(metavar="auto|pmap|jit")] = "auto"
+    updates_per_dispatch: int = 1
+    accumulate: int = 1
+    checkpoint_every: int = 500
+    keep: int = 2
+    log_every: int = 100
+    picture_every: int = 0
+    solver: str | None = None
+    grid: str | None = None
+    sample_steps: int | None = None
+    guidance_scale: float = 1.0
+    samples: int | None = None
+    evaluate: bool = True
+
+
+COMMON = {
+    "weighting": "none", "augment": "none", "augment_told": True, "decay": "cosine",
+    "weight_decay": 0.0, "beta2": 0.999, "clip": 1.0,
+}
+
+
+def resolve(given, dataset):
+    """The configuration of a run, without a None.
+
+    Args:
+      given: a `Train`.
+      dataset: the loaded data set.
+
+    Returns:
+      dict that JSON can hold: every field of `Train`, and `data_record`, what sampling has to know
+      of the data.
+    """
+    fallback = COMMON | defaults_for(dataset.name, dataset.shape)
+    config = {
+        name: fallback.get(name) if value is None else value
+        for name, value in dataclasses.asdict(given).items()
+    }
+    if given.warmup is None:
+        config["warmup"] = min(config["warmup"], max(config["steps"], 1) // 10)
+    config["out"] = config["out"] or os.path.join("runs", dataset.name.replace(":", "-").replace(os.sep, "-"))
+    if config["parameterization"] == "edm":
+        config["parameterization"] = f"edm(sigma_data={dataset.sigma_data:.4g})"
+    config["conditional"] = bool(config["conditional"] and dataset.num_classes)
+    config["label_drop"] = config["label_drop"] if config["conditional"] else 0.0
+    kind, colon, path = config["data"].partition(":")
+    config["data"] = kind + colon + (os.path.abspath(path) if path else "")
+    config["data_record"] = _record(dataset)
+    return config
+
+
+def _record(dataset):
+    digest = hashlib.sha256()
+    for name in sorted(dataset.train):
+        digest.update(np.ascontiguousarray(dataset.train[name]).tobytes())
+    return {
+        "shape": list(dataset.shape),
+        "num_classes": int(dataset.num_classes),
+        "value_range": None if dataset.value_range is None else [float(v) for v in dataset.value_range],
+        "levels": dataset.levels,
+        "shift": float(dataset.shift),
+        "scale": float(dataset.scale),
+        "sha256": digest.hexdigest(),
+    }

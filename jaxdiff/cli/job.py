@@ -1,0 +1,173 @@
+"""What a configuration describes: network, process, loss, optimizer, sampler."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdiff as jd
+from jaxdiff import training
+from jaxdiff.cli.names import lookup, parse
+from jaxdiff.core import fold_in
+from jaxdiff.data.augment import VECTOR_SIZE
+
+CHUNK = {True: 100, False: 1000}  # samples of one call, of images and of vectors
+
+
+class Job(NamedTuple):
+    """The parts of a run that its configuration names."""
+
+    model: object
+    process: object
+    parameterization: object
+    shape: tuple
+    num_classes: int | None
+    vector_size: int | None
+
+
+def build_job(config):
+    """The network, the process and the meaning of the output.
+
+    Raises:
+      ValueError: for unknown names, or arguments that they do not take.
+    """
+    record = config["data_record"]
+    shape = tuple(record["shape"])
+    num_classes = record["num_classes"] if config["conditional"] else None
+    told = config["augment"] != "none" and config["augment_told"]
+    vector_size = VECTOR_SIZE if told else None
+    name, positional, overrides = parse("model", config["model"])
+    if positional:
+        raise ValueError(f"jaxdiff: expected model fields as key=value, got {config['model']!r}")
+    model = jd.models.build(
+        name, sample_shape=shape, num_classes=num_classes,
+        **({"vector_size": vector_size} if told else {}) | overrides,
+    )
+    return Job(
+        model,
+        lookup("process", config["process"]),
+        lookup("parameterization", config["parameterization"]),
+        shape,
+        num_classes,
+        vector_size,
+    )
+
+
+def initial_params(job, seed):
+    """Parameters at initialisation, of a compiled `init`: an eager one takes seconds more."""
+    x = jnp.zeros((1, *job.shape))
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    init = jax.jit(lambda key: job.model.init(key, x, jnp.zeros(1), _condition(job, None, 1))["params"])
+    return init(key)
+
+
+def objective(job, config):
+    """`loss(params, batch, keys, strata)` of the run."""
+    weighting = None if config["weighting"] == "none" else lookup("weighting", config["weighting"])
+    return training.denoising_objective(
+        job.model, job.process, job.parameterization, weighting=weighting,
+        times=lookup("times", config["times"]), label_drop=config["label_drop"],
+        null_label=job.num_classes, augment=_augmentation(job, config),
+    )
+
+
+def optimizer(config):
+    """AdamW with the run's schedule."""
+    rates = training.learning_rates(
+        config["learning_rate"], config["steps"], config["warmup"], config["decay"]
+    )
+    return training.adamw(
+        rates, beta2=config["beta2"], weight_decay=config["weight_decay"], clip=config["clip"]
+    )
+
+
+def make_sampler(job, config):
+    """`draw(params, n, seed, labels=None) -> (n, *shape)` numpy samples in data units.
+
+    A sample depends on the seed, its number and its label alone; chunks of one size are compiled once.
+    """
+    solver, scale = lookup("solver", config["solver"]), config["guidance_scale"]
+    if scale != 1 and job.num_classes is None:
+        raise ValueError(f"jaxdiff: expected guidance_scale 1 without labels, got {scale}")
+    grid = lookup("grid", config["grid"], job.process, config["sample_steps"])
+    record = data_of(config)
+
+    @jax.jit
+    def chunk(params, keys, labels):
+        def denoiser(condition):
+            def net(x, c_noise):
+                return job.model.apply({"params": params}, x, c_noise, condition)
+
+            return jd.denoiser(net, job.process, job.parameterization)
+
+        size = len(keys)
+        cond = denoiser(_condition(job, labels, size))
+        if scale != 1:
+            null = jnp.full(size, job.num_classes)
+            uncond = denoiser(_condition(job, null, size))
+            cond = jd.guidance.classifier_free(cond, uncond, scale)
+        return jd.sample(keys, cond, job.process, solver, grid, shape=job.shape)
+
+    def draw(params, n, seed, labels=None):
+        size = CHUNK[len(job.shape) == 3]
+        number = np.arange(-(-n // size) * size)
+        keys = fold_in(jax.random.fold_in(jax.random.key(seed), 1), jnp.asarray(number))
+        if job.num_classes is not None:
+            labels = np.resize(np.asarray(labels, np.int32), len(number))
+        parts = [
+            chunk(params, keys[i : i + size], None if labels is None else labels[i : i + size])
+            for i in range(0, len(number), size)
+        ]
+        return record.from_model(np.concatenate([np.asarray(part) for part in parts])[:n])
+
+    return draw
+
+
+def check_labels(labels, n, num_classes):
+    """`n` labels: the given ones repeated, or every class in turn; None without classes.
+
+    Raises:
+      ValueError: for labels out of range, or any for a network without labels.
+    """
+    if num_classes is None:
+        if labels is not None:
+            raise ValueError("jaxdiff: expected no labels for a run without classes, got some")
+        return None
+    labels = np.arange(num_classes) if labels is None else np.asarray(labels)
+    if labels.size == 0 or labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(
+            f"jaxdiff: expected labels in [0, {num_classes}), got {labels.tolist()}; choose classes "
+            "of the run's data"
+        )
+    return np.resize(labels, n).astype(np.int32)
+
+
+def data_of(config):
+    """The data set's scale and range as the run recorded them, without its examples."""
+    record = config["data_record"]
+    empty = {"x": np.zeros((0, *record["shape"]), np.float32)}
+    return jd.data.Dataset(
+        name=config["data"], train=empty, held_out=empty, num_classes=record["num_classes"],
+        value_range=record["value_range"] and tuple(record["value_range"]),
+        levels=record["levels"], shift=record["shift"], scale=record["scale"],
+    )
+
+
+def _augmentation(job, config):
+    if config["augment"] == "none":
+        return None
+    augment = lookup("augment", config["augment"])
+    if config["augment_told"]:
+        return augment
+    return lambda keys, x: (augment(keys, x)[0], None)
+
+
+def _condition(job, labels, size):
+    """Labels, and zeros for the parameters of augmentation: a sample is an image as it is."""
+    condition = {}
+    if job.num_classes is not None:
+        condition["label"] = jnp.zeros(size, jnp.int32) if labels is None else labels
+    if job.vector_size is not None:
+        condition["vector"] = jnp.zeros((size, job.vector_size))
+    return condition or None

@@ -1,0 +1,74 @@
+"""Named things on the command line: `karras`, or `karras(rho=5)` with arguments."""
+
+import ast
+
+from jaxdiff import grids, models, parameterizations, processes, solvers, times, weightings
+from jaxdiff.core import unknown_name
+from jaxdiff.data import Affine
+
+FAMILIES = {
+    "process": (processes, "VP CosineVP SubVP VE EDM RectifiedFlow Trigonometric"),
+    "parameterization": (parameterizations, "noise data v velocity score edm"),
+    "times": (times, "uniform stratified log_normal logit_normal mode"),
+    "weighting": (weightings, "edm min_snr p2 sigmoid likelihood"),
+    "solver": (solvers, "euler heun ddim dpmpp_multistep euler_maruyama ancestral"),
+    "grid": (grids, "uniform quadratic cosine shifted log_snr karras"),
+}
+
+
+def known(family):
+    """The names of a family."""
+    if family == "model":
+        return models.names()
+    if family == "augment":
+        return ("affine",)
+    return tuple(FAMILIES[family][1].split())
+
+
+def parse(family, text):
+    """A name as written, with its arguments.
+
+    Case, `-` and `_` do not matter in the name.
+
+    Args:
+      family: a key of `FAMILIES`, `model` or `augment`.
+      text: `name` or `name(value, key=value, ...)` with Python literals.
+
+    Returns:
+      `(name, positional, keywords)`, the name as `known(family)` spells it.
+
+    Raises:
+      ValueError: for an unknown name, with the near ones, or arguments that are no literals.
+    """
+    name, bracket, rest = str(text).strip().partition("(")
+    spelled = {_plain(item): item for item in known(family)}
+    if _plain(name) not in spelled:
+        raise ValueError(f"jaxdiff: {unknown_name(family, name, known(family))}")
+    try:
+        call = ast.parse(f"f{bracket}{rest}" if bracket else "f()", mode="eval").body
+        positional = [ast.literal_eval(node) for node in call.args]
+        keywords = {node.arg: ast.literal_eval(node.value) for node in call.keywords}
+    except (SyntaxError, ValueError, AttributeError):
+        raise ValueError(
+            f"jaxdiff: expected {family} as NAME or NAME(key=value, ...), got {text!r}; quote it in "
+            "the shell"
+        ) from None
+    return spelled[_plain(name)], positional, keywords
+
+
+def lookup(family, text, *first):
+    """What `text` names in `family`, called with `first` and its own arguments.
+
+    Raises:
+      ValueError: as of `parse`, or for arguments that the thing does not take.
+    """
+    name, positional, keywords = parse(family, text)
+    function = Affine if family == "augment" else getattr(FAMILIES[family][0], name)
+    try:
+        return function(*first, *positional, **keywords)
+    except TypeError as error:
+        raise ValueError(f"jaxdiff: expected other arguments of {family} {text!r}: {error}") from None
+
+
+def _plain(name):
+    return name.strip().lower().replace("-", "").replace("_", "")
