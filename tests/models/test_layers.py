@@ -1,0 +1,135 @@
+"""The shared pieces against plain references."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff.models import layers
+
+
+def reference_group_norm(x, scale, shift, groups, eps=1e-5):
+    batch, *spatial, channels = x.shape
+    grouped = np.asarray(x, np.float64).reshape(batch, -1, groups, channels // groups)
+    mean = grouped.mean((1, 3), keepdims=True)
+    variance = grouped.var((1, 3), keepdims=True)
+    normed = ((grouped - mean) / np.sqrt(variance + eps)).reshape(x.shape)
+    widen = (slice(None),) + (None,) * len(spatial)
+    return normed * np.atleast_2d(scale)[widen] + np.atleast_2d(shift)[widen]
+
+
+@pytest.mark.parametrize("shape, groups", [((3, 4, 5, 12), 3), ((2, 7, 8), 8), ((2, 3, 3, 6), 1)])
+@pytest.mark.parametrize("per_example", [False, True])
+def test_group_norm_equals_reference(shape, groups, per_example):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = 1.5 + 2.0 * jax.random.normal(keys[0], shape)
+    affine = (shape[0], shape[-1]) if per_example else (shape[-1],)
+    scale, shift = (jax.random.normal(key, affine) for key in keys[1:])
+    out = layers.group_norm(x, scale, shift, groups)
+    expected = reference_group_norm(x, np.asarray(scale), np.asarray(shift), groups)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_group_norm_gradient_equals_plain():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 8))
+    scale, shift = jnp.linspace(0.5, 2.0, 8), jnp.linspace(-1.0, 1.0, 8)
+
+    def plain(x, scale, shift):
+        grouped = x.reshape(2, 9, 4, 2)
+        centred = grouped - grouped.mean((1, 3), keepdims=True)
+        variance = (centred**2).mean((1, 3), keepdims=True)
+        normed = (centred * jax.lax.rsqrt(variance + 1e-5)).reshape(x.shape)
+        return normed * scale.reshape(1, 1, 1, -1) + shift.reshape(1, 1, 1, -1)
+
+    weights = jnp.cos(jnp.arange(x.size)).reshape(x.shape)
+    ours = jax.grad(lambda *a: (layers.group_norm(*a, 4) * weights).sum(), (0, 1, 2))
+    theirs = jax.grad(lambda *a: (plain(*a) * weights).sum(), (0, 1, 2))
+    for got, expected in zip(ours(x, scale, shift), theirs(x, scale, shift), strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_group_norm_statistics_are_wide():
+    x = jax.random.normal(jax.random.key(0), (1, 64, 64, 4), jnp.bfloat16)
+    out = layers.group_norm(x, jnp.ones(4), jnp.zeros(4), 1)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(out, np.float32).std(), 1.0, atol=2e-3)
+
+
+@pytest.mark.parametrize("channels, groups", [(1, 1), (6, 1), (32, 8), (48, 12), (52, 13), (512, 32)])
+def test_default_groups(channels, groups):
+    assert layers.default_groups(channels) == groups
+
+
+def test_double_and_convolve_equals_repeat_then_convolve():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 5, 6))
+
+    def literal(x, kernel):
+        large = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        return layers.convolve(large, kernel, [(1, 1), (1, 1)])
+
+    np.testing.assert_allclose(
+        layers.double_and_convolve(x, kernel), literal(x, kernel), atol=2e-5
+    )
+    weights = jnp.cos(jnp.arange(2 * 6 * 8 * 6)).reshape(2, 6, 8, 6)
+    grads = [
+        jax.grad(lambda *a, f=f: (f(*a) * weights).sum(), (0, 1))(x, kernel)
+        for f in (layers.double_and_convolve, literal)
+    ]
+    for got, expected in zip(*grads, strict=True):
+        np.testing.assert_allclose(got, expected, atol=5e-5)
+
+
+def test_dropout_mean_share_and_keys():
+    x = jnp.ones((4, 64, 64))
+    keys = jax.random.split(jax.random.key(0), 4)
+    out = layers.dropout(x, 0.25, keys)
+    np.testing.assert_allclose(np.unique(out), [0.0, 4 / 3], rtol=1e-6)
+    assert abs(float((out == 0).mean()) - 0.25) < 0.01
+    np.testing.assert_array_equal(layers.dropout(x, 0.25, keys[::-1]), out[::-1])
+    assert layers.dropout(x, 0.25, None) is x and layers.dropout(x, 0.0, keys) is x
+
+
+def test_dropout_sites_differ():
+    keys = jax.random.split(jax.random.key(0), 1)
+    masks = [layers.dropout(jnp.ones((1, 256)), 0.5, layers.fold(keys, site)) for site in (0, 1)]
+    assert 64 < int((masks[0] != masks[1]).sum()) < 192
+
+
+def test_rotary_products_depend_on_the_shift_alone():
+    height, width, size = 5, 6, 8
+    angles = layers.rotary_angles(height, width, size)
+    q, k = jax.random.normal(jax.random.key(0), (2, size))
+
+    def turned(vector):
+        tokens = jnp.broadcast_to(vector, (1, height * width, 1, size))
+        return layers.rotate(tokens, angles).reshape(height, width, size)
+
+    product = jnp.einsum("abi,cdi->abcd", turned(q), turned(k))
+    np.testing.assert_allclose(product[0, 1, 2, 4], product[2, 2, 4, 5], atol=1e-5)
+    np.testing.assert_allclose(product[3, 3, 1, 0], product[2, 5, 0, 2], atol=1e-5)
+    np.testing.assert_allclose(product[4, 2, 4, 2], q @ k, atol=1e-5)
+    assert abs(product[0, 0, 0, 1] - product[0, 0, 1, 0]) > 1e-2
+    assert abs(product[0, 0, 0, 1] - product[0, 1, 0, 0]) > 1e-2
+
+
+def test_attention_equals_plain_softmax():
+    model = layers.SelfAttention(heads=2)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 8))
+    params = model.init(jax.random.key(1), x)["params"]
+    q, k, v = jnp.split(x @ params["qkv"]["kernel"], 3, axis=-1)
+    heads = [value.reshape(2, 5, 2, 4) for value in (q, k, v)]
+    logits = jnp.einsum("bqhd,bkhd->bhqk", heads[0], heads[1]) / 2.0
+    mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), heads[2]).reshape(2, 5, 8)
+    expected = mixed @ params["out"]["kernel"]
+    np.testing.assert_allclose(model.apply({"params": params}, x), expected, atol=1e-5)
+
+
+def test_qk_norm_ignores_the_scale_of_queries_and_keys():
+    model = layers.SelfAttention(heads=2, qk_norm=True)
+    x = jax.random.normal(jax.random.key(0), (1, 5, 8))
+    params = model.init(jax.random.key(1), x)["params"]
+    kernel = params["qkv"]["kernel"].at[:, :16].multiply(100.0)
+    scaled = params | {"qkv": params["qkv"] | {"kernel": kernel}}
+    outs = [model.apply({"params": p}, x) for p in (params, scaled)]
+    np.testing.assert_allclose(*outs, atol=1e-4)

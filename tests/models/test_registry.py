@@ -1,0 +1,34 @@
+"""Networks by name."""
+
+import pytest
+
+from jaxdiff import models
+
+
+def test_names_are_built():
+    for name in models.names():
+        model = models.build(name, sample_shape=(16, 16, 4))
+        assert type(model).__name__ == name.split("-")[0]
+
+
+def test_sizes_and_overrides():
+    model = models.build(
+        "DiT-B/4", sample_shape=(32, 32, 4), num_classes=10, depth=2, positions="rotary"
+    )
+    assert (model.width, model.patch, model.depth) == (768, 4, 2)
+    assert (model.num_classes, model.positions) == (10, "rotary")
+
+
+@pytest.mark.parametrize(
+    "name, shape, fields, message",
+    [
+        ("DiT-S2", (8, 8, 1), {}, "unknown model 'DiT-S2'; near ones are DiT-S/2"),
+        ("resnet", (8, 8, 1), {}, "unknown model 'resnet'"),
+        ("UNet-XS", (8, 8, 1), {"channel": (8,)}, "unknown field of UNet 'channel'.*channels"),
+        ("UNet-XS", (9, 9, 1), {}, "got 9 x 9"),
+        ("DiT-S/4", (8, 6, 1), {}, "got 8 x 6"),
+    ],
+)
+def test_bad_names(name, shape, fields, message):
+    with pytest.raises(ValueError, match=message):
+        models.build(name, sample_shape=shape, **fields)
