@@ -1,6 +1,7 @@
 """The command line: `jaxdiff train`, `sample`, `evaluate`, `inspect`, `list`."""
 
 import os
+import signal
 import sys
 import traceback
 
@@ -48,6 +49,8 @@ def main(args=None):
         return _say(error, NOT_FINITE)
     except Interrupted as stop:
         return _say(stop, INTERRUPTED + stop.number)
+    except KeyboardInterrupt:
+        return _say("stopped", INTERRUPTED + signal.SIGINT)
     return 0
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Annotated
 
+import jax
 import numpy as np
 import tyro
 
@@ -91,11 +92,11 @@ def train(given: Train):
     """Trains, samples, evaluates; prints the table and where the files are."""
     dataset = jd.data.load(given.data)
     config = resolve(given, dataset)
-    job, loss, optimizer = _prepare(config)
+    job = job_.build_job(config)
+    loss, optimizer = job_.objective(job, config), job_.optimizer(config)
     draw = job_.make_sampler(job, config)
     out = config["out"]
-    training.claim(out, config, FREE)
-    print(f"configuration (saved in {out}/config.json):")
+    print(f"configuration, kept in {out}/config.json:")
     print(_listing(config))
     arrays = {"x": np.asarray(dataset.to_model(dataset.train["x"]), np.float32)}
     if job.num_classes is not None:
@@ -105,7 +106,8 @@ def train(given: Train):
         path = os.path.join(out, f"samples-{step:06d}")
         _draw_and_save(draw, params, job, config, 100, config["seed"], None, path, f"step {step}")
 
-    params = job_.initial_params(job, config["seed"])
+    key = jax.random.fold_in(jax.random.key(config["seed"]), 0)
+    params = training.init_params(job.model, key, job.shape)
     print(f"{type(job.model).__name__} with {training.parameter_count(params):,} parameters", flush=True)
     state = training.fit(
         params, loss, arrays, optimizer=optimizer, out=out, config=config, free=FREE, picture=picture,
@@ -164,12 +166,6 @@ def list_names(given: List):
         print(f"{family:<17} {', '.join(names)}")
 
 
-def _prepare(config):
-    """Everything that bad settings would break, before the directory is touched."""
-    job = job_.build_job(config)
-    return job, job_.objective(job, config), job_.optimizer(config)
-
-
 def _load(given):
     """Configuration with the command's own sampling settings, and the parameters that are served."""
     config = training.read_config(given.run)
@@ -178,16 +174,17 @@ def _load(given):
         "guidance_scale": given.guidance_scale,
     }
     if given.number is not None and given.number < 1:
-        raise ValueError(f"jaxdiff: expected number to be at least 1, got {given.number}")
+        raise ValueError(f"sample: expected number to be at least 1, got {given.number}")
     config |= {name: value for name, value in own.items() if value is not None}
     _, fields = _newest(given.run)
     return config, fields["ema"][0] if fields["ema"] else fields["params"]
 
 
 def _newest(run):
-    found = training.restore(training.checkpoint_directory(run), report=lambda line: print(line, file=sys.stderr))
+    directory = training.checkpoint_directory(run)
+    found = training.restore(directory, report=lambda line: print(line, file=sys.stderr))
     if found is None:
-        raise ValueError(f"jaxdiff: expected a checkpoint in {run}, got none; train to the first one")
+        raise ValueError(f"restore: expected a checkpoint in {run}, got none; train to the first one")
     return found
 
 

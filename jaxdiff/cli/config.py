@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -17,19 +17,33 @@ FREE = (
 )
 
 
+
+
+def _arg(metavar, default="the data set's"):
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+_NAME, _NAMED = tyro.conf.arg(metavar="NAME"), _arg("NAME")
+
+
 @dataclasses.dataclass(frozen=True)
 class Train:
     """Train a model, sample from it and evaluate the samples.
 
-    On a directory that holds a run, continues it. Settings that are None are the data set's own.
-    Named things take arguments in brackets: --grid "karras(rho=5)".
+    On a directory that holds a run, continues it. Defaults go by the data set and are printed.
+    Named things take arguments in brackets: --grid "karras(rho=5)"; `jaxdiff list` has the names.
 
     Attributes:
-      data: digits, a toy (moons, eight_gaussians, checkerboard, spirals, swiss_roll), npz:PATH or
+      data: digits, moons, eight_gaussians, checkerboard, spirals, swiss_roll, npz:PATH or
         images:FOLDER.
-      out: the run's directory; runs/DATA if None.
+      out: the run's directory.
+      steps: number of updates.
+      batch_size: examples of an update, over all devices.
+      seed: of parameters, data order, times, noise and samples.
+      checkpoint_every: updates between checkpoints; the last update has one too.
       model: network, such as UNet-XS or "MLP-S(width=256)".
       process: forward process, such as EDM or "VP(beta_max=10)".
+      parallel: auto is pmap over several devices and jit on one.
       parameterization: what the network's output means; edm takes the data's deviation.
       times: distribution of training times, such as "log_normal(mean=-0.8, std=1.2)".
       weighting: weight of the loss over times, or none.
@@ -37,8 +51,6 @@ class Train:
       label_drop: share of labels dropped, for classifier-free guidance.
       augment: none, or "affine(shift=0.5, rotate=0.1)".
       augment_told: whether the network is told how an image was changed.
-      steps: number of updates.
-      batch_size: examples of an update, over all devices.
       learning_rate: highest rate.
       warmup: updates of the rise to the highest rate.
       decay: what follows the warm-up.
@@ -46,11 +58,8 @@ class Train:
       beta2: of AdamW.
       clip: largest norm of the gradient; 0 for any.
       ema_half_lives: of the averages of the parameters, in updates; samples come from the first.
-      seed: of parameters, data order, times, noise and samples.
-      parallel: auto is pmap over several devices and jit on one.
       updates_per_dispatch: updates compiled into one call; pays for small models on accelerators.
       accumulate: parts that a device's batch is cut into, to save memory.
-      checkpoint_every: updates between checkpoints.
       keep: number of checkpoints kept.
       log_every: updates between log lines.
       picture_every: updates between pictures of samples; 0 for none.
@@ -62,39 +71,39 @@ class Train:
       evaluate: whether to sample and evaluate at the end.
     """
 
-    data: str = "digits"
-    out: str | None = None
-    model: str | None = None
-    process: str | None = None
-    parameterization: str | None = None
-    times: str | None = None
-    weighting: str | None = None
-    conditional: bool | None = None
-    label_drop: float | None = None
-    augment: str | None = None
-    augment_told: bool | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    warmup: int | None = None
-    decay: Literal["cosine", "linear", "constant"] | None = None
-    weight_decay: float | None = None
-    beta2: float | None = None
-    clip: float | None = None
-    ema_half_lives: tuple[float, ...] | None = None
+    data: Annotated[str, _NAME] = "digits"
+    out: Annotated[str | None, _arg("DIR", "runs/DATA")] = None
+    steps: Annotated[int | None, _arg("N")] = None
+    batch_size: Annotated[int | None, _arg("N")] = None
     seed: int = 0
+    checkpoint_every: int = 500
+    model: Annotated[str | None, _NAMED] = None
+    process: Annotated[str | None, _NAMED] = None
     parallel: Annotated[str, tyro.conf.arg(metavar="auto|pmap|jit")] = "auto"
+    parameterization: Annotated[str | None, _NAMED] = None
+    times: Annotated[str | None, _NAMED] = None
+    weighting: Annotated[str | None, _NAMED] = None
+    conditional: Annotated[bool | None, _arg("True|False")] = None
+    label_drop: Annotated[float | None, _arg("SHARE")] = None
+    augment: Annotated[str | None, _NAMED] = None
+    augment_told: Annotated[bool | None, _arg("True|False")] = None
+    learning_rate: Annotated[float | None, _arg("RATE")] = None
+    warmup: Annotated[int | None, _arg("N")] = None
+    decay: Annotated[str | None, _arg("cosine|linear|constant")] = None
+    weight_decay: Annotated[float | None, _arg("RATE")] = None
+    beta2: Annotated[float | None, _arg("NUMBER")] = None
+    clip: Annotated[float | None, _arg("NORM")] = None
+    ema_half_lives: Annotated[tuple[float, ...] | None, _arg("N [N ...]")] = None
     updates_per_dispatch: int = 1
     accumulate: int = 1
-    checkpoint_every: int = 500
     keep: int = 2
     log_every: int = 100
     picture_every: int = 0
-    solver: str | None = None
-    grid: str | None = None
-    sample_steps: int | None = None
+    solver: Annotated[str | None, _NAMED] = None
+    grid: Annotated[str | None, _NAMED] = None
+    sample_steps: Annotated[int | None, _arg("N")] = None
     guidance_scale: float = 1.0
-    samples: int | None = None
+    samples: Annotated[int | None, _arg("N")] = None
     evaluate: bool = True
 
 

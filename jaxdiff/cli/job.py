@@ -39,7 +39,7 @@ def build_job(config):
     vector_size = VECTOR_SIZE if told else None
     name, positional, overrides = parse("model", config["model"])
     if positional:
-        raise ValueError(f"jaxdiff: expected model fields as key=value, got {config['model']!r}")
+        raise ValueError(f"build_job: expected model fields as key=value, got {config['model']!r}")
     model = jd.models.build(
         name, sample_shape=shape, num_classes=num_classes,
         **({"vector_size": vector_size} if told else {}) | overrides,
@@ -52,14 +52,6 @@ def build_job(config):
         num_classes,
         vector_size,
     )
-
-
-def initial_params(job, seed):
-    """Parameters at initialisation, of a compiled `init`: an eager one takes seconds more."""
-    x = jnp.zeros((1, *job.shape))
-    key = jax.random.fold_in(jax.random.key(seed), 0)
-    init = jax.jit(lambda key: job.model.init(key, x, jnp.zeros(1), _condition(job, None, 1))["params"])
-    return init(key)
 
 
 def objective(job, config):
@@ -88,8 +80,11 @@ def make_sampler(job, config):
     A sample depends on the seed, its number and its label alone; chunks of one size are compiled once.
     """
     solver, scale = lookup("solver", config["solver"]), config["guidance_scale"]
-    if scale != 1 and job.num_classes is None:
-        raise ValueError(f"jaxdiff: expected guidance_scale 1 without labels, got {scale}")
+    if scale != 1 and not config["label_drop"]:
+        raise ValueError(
+            f"make_sampler: expected guidance_scale 1 for a run without label_drop, got {scale}; "
+            "train with labels and --label-drop 0.1"
+        )
     grid = lookup("grid", config["grid"], job.process, config["sample_steps"])
     record = data_of(config)
 
@@ -132,12 +127,12 @@ def check_labels(labels, n, num_classes):
     """
     if num_classes is None:
         if labels is not None:
-            raise ValueError("jaxdiff: expected no labels for a run without classes, got some")
+            raise ValueError("check_labels: expected no labels for a run without classes, got some")
         return None
     labels = np.arange(num_classes) if labels is None else np.asarray(labels)
     if labels.size == 0 or labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(
-            f"jaxdiff: expected labels in [0, {num_classes}), got {labels.tolist()}; choose classes "
+            f"check_labels: expected labels in [0, {num_classes}), got {labels.tolist()}; choose classes "
             "of the run's data"
         )
     return np.resize(labels, n).astype(np.int32)
@@ -167,7 +162,7 @@ def _condition(job, labels, size):
     """Labels, and zeros for the parameters of augmentation: a sample is an image as it is."""
     condition = {}
     if job.num_classes is not None:
-        condition["label"] = jnp.zeros(size, jnp.int32) if labels is None else labels
+        condition["label"] = labels
     if job.vector_size is not None:
         condition["vector"] = jnp.zeros((size, job.vector_size))
     return condition or None

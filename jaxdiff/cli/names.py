@@ -6,13 +6,20 @@ from jaxdiff import grids, models, parameterizations, processes, solvers, times,
 from jaxdiff.core import unknown_name
 from jaxdiff.data import Affine
 
+_PARTS = ("LinearProcess", "LinearSolver", "Tableau", "linear", "stack", "table")
+
+
+def _members(room):
+    return tuple(name for name in room.__all__ if name not in _PARTS)
+
+
 FAMILIES = {
-    "process": (processes, "VP CosineVP SubVP VE EDM RectifiedFlow Trigonometric"),
-    "parameterization": (parameterizations, "noise data v velocity score edm"),
-    "times": (times, "uniform stratified log_normal logit_normal mode"),
-    "weighting": (weightings, "edm min_snr p2 sigmoid likelihood"),
-    "solver": (solvers, "euler heun ddim dpmpp_multistep euler_maruyama ancestral"),
-    "grid": (grids, "uniform quadratic cosine shifted log_snr karras"),
+    "process": (processes, _members(processes)),
+    "parameterization": (parameterizations, ("noise", "data", "v", "velocity", "score", "edm")),
+    "times": (times, ("uniform", "stratified", "log_normal", "logit_normal", "mode")),
+    "weighting": (weightings, ("edm", "min_snr", "p2", "sigmoid", "likelihood")),
+    "solver": (solvers, _members(solvers)),
+    "grid": (grids, ("uniform", "quadratic", "cosine", "shifted", "log_snr", "karras")),
 }
 
 
@@ -22,7 +29,7 @@ def known(family):
         return models.names()
     if family == "augment":
         return ("affine",)
-    return tuple(FAMILIES[family][1].split())
+    return FAMILIES[family][1]
 
 
 def parse(family, text):
@@ -43,14 +50,14 @@ def parse(family, text):
     name, bracket, rest = str(text).strip().partition("(")
     spelled = {_plain(item): item for item in known(family)}
     if _plain(name) not in spelled:
-        raise ValueError(f"jaxdiff: {unknown_name(family, name, known(family))}")
+        raise ValueError(f"{family}: {unknown_name(family, name, known(family))}")
     try:
         call = ast.parse(f"f{bracket}{rest}" if bracket else "f()", mode="eval").body
         positional = [ast.literal_eval(node) for node in call.args]
         keywords = {node.arg: ast.literal_eval(node.value) for node in call.keywords}
     except (SyntaxError, ValueError, AttributeError):
         raise ValueError(
-            f"jaxdiff: expected {family} as NAME or NAME(key=value, ...), got {text!r}; quote it in "
+            f"{family}: expected NAME or NAME(key=value, ...), got {text!r}; quote it in "
             "the shell"
         ) from None
     return spelled[_plain(name)], positional, keywords
@@ -67,7 +74,7 @@ def lookup(family, text, *first):
     try:
         return function(*first, *positional, **keywords)
     except TypeError as error:
-        raise ValueError(f"jaxdiff: expected other arguments of {family} {text!r}: {error}") from None
+        raise ValueError(f"{family}: expected other arguments than in {text!r}: {error}") from None
 
 
 def _plain(name):

@@ -9,7 +9,7 @@ from jaxdiff.training.parallel import make_dispatch, parallel
 from jaxdiff.training.pictures import save_picture
 from jaxdiff.training.runs import checkpoint_directory, claim, read_config, read_log
 from jaxdiff.training.signals import Interrupted
-from jaxdiff.training.state import TrainState, fingerprint, init_state, parameter_count
+from jaxdiff.training.state import TrainState, fingerprint, init_params, init_state, parameter_count
 from jaxdiff.training.update import make_update
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "ema",
     "fingerprint",
     "fit",
+    "init_params",
     "init_state",
     "learning_rates",
     "make_dispatch",

@@ -1,6 +1,7 @@
 """Batches of a run as a function of the step."""
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np

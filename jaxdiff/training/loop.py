@@ -80,6 +80,8 @@ def fit(
         "fit", steps=steps, updates_per_dispatch=updates_per_dispatch, accumulate=accumulate,
         checkpoint_every=checkpoint_every, keep=keep, log_every=log_every,
     )
+    for half_life in ema_half_lives:
+        check_positive("fit", ema_half_lives=half_life)
     layout = make_parallel(parallel)
     check_batch_size(batch_size, layout.devices, accumulate)
     feed = make_feed(data, batch_size, seed)

@@ -1,6 +1,7 @@
 """Data parallelism: one update compiled for one device, for `pmap`, or for `jit` with shardings."""
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np

@@ -51,7 +51,8 @@ class Progress:
 
     def _take(self, metrics):
         metrics = self._fetch(metrics)
-        for loss, norm, finite in zip(metrics["loss"], metrics["grad_norm"], metrics["finite"]):
+        rows = (metrics["loss"], metrics["grad_norm"], metrics["finite"])
+        for loss, norm, finite in zip(*rows, strict=True):
             self._seen += 1
             if not finite:
                 self._log.write(event="not finite", step=self._seen)
@@ -77,7 +78,8 @@ class Progress:
         self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
         if self._lines:
             left = (self._steps - self._seen) / rate
-            self.say(f"step {self._seen}/{self._steps}  loss {loss:.4f}  {rate:.1f} steps/s  {left:.0f} s left")
+            done = f"step {self._seen}/{self._steps}"
+            self.say(f"{done}  loss {loss:.4f}  {rate:.1f} steps/s  {left:.0f} s left")
         self._losses.clear()
         self._norms.clear()
         self._mark = (self._seen, now)

@@ -34,6 +34,25 @@ def init_state(params, optimizer, ema_half_lives):
     return TrainState(params, averages, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
+def init_params(model, key, shape, condition=None):
+    """Initial parameters of a network.
+
+    Compiled without optimisation: that takes a quarter of the time of an optimised or an eager one.
+
+    Args:
+      model: Flax module of `jd.models`.
+      key: PRNG key.
+      shape: shape of one example.
+      condition: a condition for a batch of one, if the network's parameters depend on it.
+    """
+    x = jnp.zeros((1, *shape))
+    options = {"xla_backend_optimization_level": 0}
+    init = jax.jit(
+        lambda key: model.init(key, x, jnp.zeros(1), condition)["params"], compiler_options=options
+    )
+    return init(key)
+
+
 def leaves_by_path(tree):
     """`{path: leaf}` with paths such as `params/conv/kernel` that no container type enters.
 

@@ -1,0 +1,201 @@
+"""The commands end to end, on forty labelled points and a network that compiles in a second."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxdiff.cli import main
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.arange(2), 40)
+    x = rng.standard_normal((80, 2)) * 0.1 + np.where(label[:, None] == 0, -1.0, 1.0)
+    path = tmp_path_factory.mktemp("data") / "points.npz"
+    np.savez(path, x=x.astype(np.float32), label=label)
+    return f"npz:{path}"
+
+
+def words(data, out, *more):
+    base = (
+        "train --data {} --out {} --steps 12 --batch-size 16 --checkpoint-every 5 --samples 24 "
+        "--log-every 4 --conditional True --label-drop 0.2 --sample-steps 3"
+    )
+    return [*base.format(data, out).split(), "--model", "MLP-S(width=16, depth=1)", *more]
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main(words(data, out)) == 0
+    return out
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def inspected(run, capsys):
+    assert main(["inspect", str(run)]) == 0
+    out = capsys.readouterr().out
+    return {name: re.search(rf"^{name}\s+(\S+)", out, re.M)[1] for name in ("step", "sha256", "parameters")}
+
+
+def test_train_leaves_the_whole_record(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.json", "log.jsonl", "checkpoints", "samples.npz", "samples.png", "metrics.json"} <= names
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert all(set(score) == {"value", "floor"} for score in metrics.values())
+    with np.load(finished / "samples.npz") as samples:
+        assert samples["x"].shape == (24, 2) and samples["label"].shape == (24,)
+
+
+def test_train_prints_configuration_table_and_paths(run, data, capsys):
+    assert main(words(data, run, "--samples", "20")) == 0
+    out, error = capsys.readouterr()
+    assert "batch_size" in out and "sliced_wasserstein" in out and "floor" in out
+    assert f"{run}/samples.png" in out and "from step 12" in error
+
+
+def test_interrupted_and_resumed_is_bit_for_bit_the_same(finished, data, tmp_path, capsys, monkeypatch):
+    whole = inspected(finished, capsys)
+    from jaxdiff.training.recorder import Recorder
+
+    original = Recorder.after
+
+    def interrupting(self, step, *rest):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, step, *rest)
+
+    monkeypatch.setattr(Recorder, "after", interrupting)
+    out = tmp_path / "run"
+    assert main(words(data, out)) == 130
+    assert f"stopped by SIGINT at step 7, saved in {out}" in capsys.readouterr().err
+    assert inspected(out, capsys)["step"] == "7"
+    monkeypatch.undo()
+    assert main(words(data, out)) == 0
+    capsys.readouterr()
+    assert inspected(out, capsys) == whole
+
+
+def test_sample_writes_the_number_asked_for_and_repeats_itself(run, tmp_path, capsys):
+    for name, number in (("a", "30"), ("b", "7")):
+        assert main(["sample", str(run), "-n", number, "--out", str(tmp_path / name)]) == 0
+    a, b = (np.load(tmp_path / f"{name}.npz") for name in "ab")
+    assert a["x"].shape == (30, 2) and (tmp_path / "a.png").stat().st_size > 1000
+    np.testing.assert_array_equal(a["label"], np.arange(30) % 2)
+    np.testing.assert_array_equal(a["x"][:7], b["x"])
+    main(["sample", str(run), "-n", "7", "--seed", "5", "--labels", "1", "--out", str(tmp_path / "c")])
+    c = np.load(tmp_path / "c.npz")
+    assert set(c["label"]) == {1} and not np.array_equal(c["x"], b["x"])
+
+
+def test_sample_takes_another_solver_grid_and_guidance(run, tmp_path, capsys):
+    command = ["sample", str(run), "-n", "4", "--solver", "ddim(eta=1)", "--grid", "log_snr", "--steps", "2"]
+    assert main([*command, "--guidance-scale", "2", "--out", str(tmp_path / "s.npz")]) == 0
+    assert np.isfinite(np.load(tmp_path / "s.npz")["x"]).all()
+
+
+def test_evaluate_needs_only_the_run(run, capsys):
+    assert main(["evaluate", str(run), "-n", "16"]) == 0
+    out = capsys.readouterr().out
+    assert "memorisation_share" in out and "floor" in out
+
+
+def test_a_truncated_checkpoint_falls_back_and_says_so(run, tmp_path, capsys):
+    files = [path for path in (run / "checkpoints" / "12" / "state").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    assert main(["inspect", str(run)]) == 0
+    out, error = capsys.readouterr()
+    assert re.search(r"^step +10$", out, re.M) and "falling back to checkpoint 10" in error
+
+
+BAD = {
+    "unknown data set": (["--data", "digit"], "did you mean digits"),
+    "unknown model": (["--model", "MLP-X"], "MLP-S"),
+    "unknown process": (["--process", "rectified_flw"], "did you mean RectifiedFlow"),
+    "unknown solver": (["--solver", "huen"], "did you mean heun"),
+    "unknown grid": (["--grid", "unform"], "did you mean uniform"),
+    "unknown mode": (["--parallel", "pmp"], "did you mean pmap"),
+    "unknown decay": (["--decay", "cosin"], "did you mean cosine"),
+    "unknown weighting": (["--weighting", "minsnr5"], "did you mean min_snr"),
+    "batch that devices do not divide": (["--batch-size", "12"], "8 devices.*got 12; use 8 or 16"),
+    "no steps": (["--steps", "0"], "steps"),
+    "grid of no steps": (["--sample-steps", "0"], "steps"),
+    "warm-up longer than the run": (["--warmup", "50"], "warmup"),
+    "half-life": (["--ema-half-lives", "-1"], "ema_half_lives"),
+}
+
+
+@pytest.mark.parametrize("more, message", BAD.values(), ids=BAD.keys())
+def test_bad_settings_are_said_and_nothing_is_written(data, tmp_path, capsys, more, message):
+    assert main(words(data, tmp_path / "run", *more)) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert "Traceback" not in error and not (tmp_path / "run").exists()
+
+
+def test_another_configuration_is_refused_by_field_and_the_run_is_kept(run, data, capsys):
+    before = inspected(run, capsys)
+    assert main(words(data, run, "--seed", "1", "--learning-rate", "0.5")) == 2
+    error = capsys.readouterr().err
+    assert "seed: the run has 0, now 1" in error and "learning_rate: the run has 0.002, now 0.5" in error
+    assert inspected(run, capsys) == before
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate", "inspect"])
+def test_no_run_no_checkpoint(command, run, tmp_path, capsys):
+    assert main([command, str(tmp_path / "none")]) == 2
+    assert "expected a run directory" in capsys.readouterr().err
+    shutil.rmtree(run / "checkpoints")
+    assert main([command, str(run)]) == 2
+    assert "expected a checkpoint" in capsys.readouterr().err
+
+
+def test_labels_out_of_range(run, capsys):
+    assert main(["sample", str(run), "--labels", "0", "2"]) == 2
+    assert "labels in [0, 2), got [0, 2]" in capsys.readouterr().err
+
+
+def test_list_names_what_there_is(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for name in ("RectifiedFlow", "dpmpp_multistep", "karras", "UNet-XS", "digits", "velocity"):
+        assert name in out
+
+
+def test_python_m_jaxdiff_and_a_fault_is_no_bad_input(capsys, monkeypatch):
+    result = subprocess.run(
+        [sys.executable, "-m", "jaxdiff", "--help"], capture_output=True, text=True, timeout=60,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert result.returncode == 0 and "evaluate" in result.stdout
+    from jaxdiff.cli import commands
+
+    monkeypatch.setattr(commands, "list_names", lambda given: int("no number"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        main(["list"])
+
+
+@pytest.mark.slow
+def test_digits_end_to_end(tmp_path, capsys):
+    out = tmp_path / "digits"
+    command = f"train --steps 4 --batch-size 16 --samples 60 --picture-every 2 --out {out}".split()
+    model = "UNet-XS(channels=(8, 16), head_width=8)"
+    assert main([*command, "--model", model, "--augment", "affine(shift=0.3)"]) == 0
+    table = capsys.readouterr().out
+    assert "frechet_distance" in table and "label_accuracy" in table
+    with np.load(out / "samples.npz") as samples:
+        assert samples["x"].shape == (60, 8, 8, 1) and set(np.unique(samples["x"])) <= set(range(17))
+    assert (out / "samples-000002.png").is_file()

@@ -1,0 +1,59 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.cli.config import FREE, Train, resolve
+from jaxdiff.cli.job import check_labels
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return jd.data.load("digits")
+
+
+def test_defaults_go_by_data_and_given_settings_win(digits):
+    config = resolve(Train(batch_size=16, seed=3), digits)
+    assert config["batch_size"] == 16 and config["seed"] == 3
+    assert config["model"].startswith("UNet") and config["conditional"] is True
+    toy = resolve(Train(data="moons"), jd.data.load("moons"))
+    assert toy["model"].startswith("MLP") and toy["process"] == "RectifiedFlow"
+    assert toy["out"] == "runs/moons"
+
+
+def test_nothing_is_left_open_and_json_holds_it(digits):
+    config = resolve(Train(), digits)
+    assert None not in config.values()
+    assert set(config) == {field.name for field in dataclasses.fields(Train)} | {"data_record"}
+    again = json.loads(json.dumps(config))
+    assert json.dumps(again) == json.dumps(config)
+    assert set(FREE) < set(config)
+
+
+def test_the_record_tells_other_data(digits):
+    changed = dataclasses.replace(digits, train=digits.train | {"x": digits.train["x"] + 1})
+    first, second = (resolve(Train(), d)["data_record"] for d in (digits, changed))
+    assert first["sha256"] != second["sha256"]
+    assert first["shape"] == [8, 8, 1] and first["levels"] == 17
+
+
+def test_bare_edm_takes_the_deviation_of_the_data(digits):
+    assert resolve(Train(parameterization="edm"), digits)["parameterization"] == "edm(sigma_data=0.5)"
+
+
+def test_short_runs_warm_up_briefly(digits):
+    assert resolve(Train(steps=20), digits)["warmup"] == 2
+    assert resolve(Train(steps=20, warmup=7), digits)["warmup"] == 7
+
+
+def test_labels_are_repeated_and_checked():
+    np.testing.assert_array_equal(check_labels(None, 5, 3), [0, 1, 2, 0, 1])
+    np.testing.assert_array_equal(check_labels((2,), 3, 3), [2, 2, 2])
+    assert check_labels(None, 5, None) is None
+    for bad in ((3,), (-1, 0), ()):
+        with pytest.raises(ValueError, match=r"labels in \[0, 3\)"):
+            check_labels(bad, 5, 3)
+    with pytest.raises(ValueError, match="without classes"):
+        check_labels((1,), 5, None)

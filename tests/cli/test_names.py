@@ -1,0 +1,46 @@
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.cli.names import FAMILIES, known, lookup, parse
+
+
+def test_every_listed_name_exists():
+    for family, (room, names) in FAMILIES.items():
+        assert names and all(callable(getattr(room, name)) for name in names), family
+
+
+@pytest.mark.parametrize("text", ["CosineVP", "cosine_vp", "cosine-vp", "COSINEVP(offset=0.02)"])
+def test_case_and_separators_do_not_matter(text):
+    process = lookup("process", text)
+    assert isinstance(process, jd.processes.CosineVP)
+    assert process.offset == (0.02 if "(" in text else 0.008)
+
+
+def test_arguments_by_place_and_by_name():
+    assert parse("solver", "dpmpp_multistep(2, lower_order_final=True)") == (
+        "dpmpp_multistep", [2], {"lower_order_final": True}
+    )
+    assert parse("model", "unet-xs(channels=(8, 16))") == ("UNet-XS", [], {"channels": (8, 16)})
+    grid = lookup("grid", "karras(rho=5)", jd.processes.VP(), 4)
+    assert grid.tolist() == jd.grids.karras(jd.processes.VP(), 4, rho=5).tolist()
+
+
+@pytest.mark.parametrize(
+    "family, text, message",
+    [
+        ("process", "EDN", "did you mean EDM"),
+        ("solver", "dpmp_multistep", "did you mean dpmpp_multistep"),
+        ("grid", "karass", "did you mean karras"),
+        ("model", "UNet-XSS", "did you mean UNet-XS"),
+        ("grid", "karras(rho=open('x'))", "NAME or NAME"),
+        ("grid", "karras(rho=5", "NAME or NAME"),
+        ("process", "VP(beta=3)", "unexpected keyword argument 'beta'"),
+    ],
+)
+def test_what_cannot_be_named(family, text, message):
+    with pytest.raises(ValueError, match=message):
+        lookup(family, text) if family != "model" else parse(family, text)
+
+
+def test_models_and_data_are_listed():
+    assert known("model") == jd.models.names()
