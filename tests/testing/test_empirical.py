@@ -18,12 +18,16 @@ def test_equals_a_mixture_without_variance_whatever_the_chunks(working_set, x64)
     mixture = testing.gaussian_mixture(POINTS, 0.0, WEIGHTS)
     x = np.random.default_rng(2).normal(size=(6, 4))
     process = processes.VP()
-    for t in [0.05, np.linspace(0.2, 1.0, 6)]:
-        for name in ["denoiser", "score"]:
-            answer, expected = (getattr(each, name)(process)(x, t) for each in (target, mixture))
-            np.testing.assert_allclose(answer, expected, rtol=1e-9, atol=1e-9)
-        expected = mixture.log_prob(process, x, t)
-        np.testing.assert_allclose(target.log_prob(process, x, t), expected, rtol=1e-10)
+    times = np.linspace(0.05, 1.0, 6)
+
+    def everything(each):
+        names = ["denoiser", "score"]
+        parts = [getattr(each, name)(process)(x, times) for name in names]
+        return *parts, each.denoiser(process)(x, 0.3), each.log_prob(process, x, times)
+
+    found, expected = (jax.jit(lambda t=t: everything(t))() for t in (target, mixture))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
     chunks = target._chunks(jnp.asarray(x))[0].shape[0]
     assert chunks == (1 if working_set > 1000 else 10)
 
@@ -31,16 +35,17 @@ def test_equals_a_mixture_without_variance_whatever_the_chunks(working_set, x64)
 def test_score_is_the_gradient_of_log_prob(x64):
     target = testing.empirical(POINTS, WEIGHTS)
     x = jnp.asarray(np.random.default_rng(3).normal(size=(5, 4)))
-    gradient = jax.grad(lambda x: target.log_prob(processes.EDM(), x, 0.4).sum())(x)
-    np.testing.assert_allclose(target.score(processes.EDM())(x, 0.4), gradient, rtol=1e-8)
+    gradient = jax.grad(lambda x: target.log_prob(processes.EDM(), x, 0.4).sum())
+    score = target.score(processes.EDM())
+    np.testing.assert_allclose(jax.jit(score)(x, 0.4), jax.jit(gradient)(x), rtol=1e-8)
 
 
 def test_without_noise_the_answer_is_the_nearest_point_and_gradients_are_finite():
     target = testing.empirical(POINTS)
     x = jnp.asarray(POINTS[:8] + 0.01, jnp.float32)
-    denoise = target.denoiser(processes.RectifiedFlow())
+    denoise = jax.jit(target.denoiser(processes.RectifiedFlow()))
     np.testing.assert_allclose(denoise(x, 0.0), POINTS[:8], rtol=1e-6)
-    assert np.isfinite(jax.grad(lambda x: denoise(x, 0.0).sum())(x)).all()
+    assert np.isfinite(jax.jit(jax.grad(lambda x: denoise(x, 0.0).sum()))(x)).all()
     mean = np.tile(POINTS.mean(0), (8, 1))
     np.testing.assert_allclose(denoise(x, 1.0), mean, rtol=1e-4, atol=1e-6)
 
@@ -48,7 +53,7 @@ def test_without_noise_the_answer_is_the_nearest_point_and_gradients_are_finite(
 def test_samples_are_points_in_the_proportion_of_their_weights():
     weights = np.array([0.0, 1.0, 3.0])
     target = testing.empirical(POINTS[:3].reshape(3, 2, 2), weights)
-    x = np.asarray(target.sample(jax.random.key(0), 4000)).reshape(-1, 1, 4)
+    x = np.asarray(jax.jit(lambda: target.sample(jax.random.key(0), 4000))()).reshape(-1, 1, 4)
     which = np.abs(x - POINTS[None, :3]).max(-1).argmin(-1)
     counts = np.bincount(which, minlength=3)
     assert counts[0] == 0 and abs(counts[2] / 4000 - 0.75) < 0.03
