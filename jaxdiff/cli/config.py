@@ -49,7 +49,7 @@ class Train:
       weighting: weight of the loss over times, or none.
       conditional: whether the network is told the labels.
       label_drop: share of labels dropped, for classifier-free guidance.
-      augment: none, or "affine(shift=0.5, rotate=0.1)".
+      augment: none, or "affine(shift=0.5, rotate=0.1)"; background='lowest' is the range's low end.
       augment_told: whether the network is told how an image was changed.
       learning_rate: highest rate.
       warmup: updates of the rise to the highest rate.
@@ -98,19 +98,13 @@ class Train:
     accumulate: int = 1
     keep: int = 2
     log_every: int = 100
-    picture_every: int = 0
+    picture_every: Annotated[int | None, _arg("N")] = None
     solver: Annotated[str | None, _NAMED] = None
     grid: Annotated[str | None, _NAMED] = None
     sample_steps: Annotated[int | None, _arg("N")] = None
     guidance_scale: float = 1.0
     samples: Annotated[int | None, _arg("N")] = None
     evaluate: bool = True
-
-
-COMMON = {
-    "weighting": "none", "augment": "none", "augment_told": True, "decay": "cosine",
-    "weight_decay": 0.0, "beta2": 0.999, "clip": 1.0,
-}
 
 
 def resolve(given, dataset):
@@ -124,7 +118,7 @@ def resolve(given, dataset):
       dict that JSON can hold: every field of `Train`, and `data_record`, what sampling has to know
       of the data.
     """
-    fallback = COMMON | defaults_for(dataset.name, dataset.shape)
+    fallback = defaults_for(dataset.name, dataset.shape)
     config = {
         name: fallback.get(name) if value is None else value
         for name, value in dataclasses.asdict(given).items()

@@ -1,44 +1,60 @@
 """Default settings by data set."""
 
-IMAGES = {
-    "model": "UNet-XS",
+COMMON = {
+    "weighting": "none",
+    "augment": "none",
+    "augment_told": True,
+    "warmup": 50,
+    "decay": "cosine",
+    "weight_decay": 0.0,
+    "beta2": 0.99,
+    "clip": 1.0,
+    "label_drop": 0.0,
+}
+
+IMAGES = COMMON | {
+    "model": "UNet-XS(dropout=0.1)",
     "process": "EDM",
     "parameterization": "edm",
-    "times": "log_normal(mean=-0.8, std=1.2)",
-    "steps": 2000,
-    "batch_size": 64,
-    "learning_rate": 2e-3,
-    "warmup": 50,
-    "ema_half_lives": (150.0,),
-    "label_drop": 0.1,
+    "times": "log_normal(mean=-1.2, std=1.2)",
     "conditional": True,
+    "label_drop": 0.1,
+    "steps": 4000,
+    "batch_size": 32,
+    "learning_rate": 2e-3,
+    "ema_half_lives": (200.0,),
+    "picture_every": 1000,
     "solver": "dpmpp_multistep(2)",
     "grid": "karras",
     "sample_steps": 10,
     "samples": 600,
 }
 
-VECTORS = {
+VECTORS = COMMON | {
     "model": "MLP-S",
     "process": "RectifiedFlow",
     "parameterization": "velocity",
     "times": "stratified",
+    "conditional": False,
     "steps": 4000,
     "batch_size": 256,
     "learning_rate": 2e-3,
-    "warmup": 50,
     "ema_half_lives": (200.0,),
-    "label_drop": 0.0,
-    "conditional": False,
+    "picture_every": 0,
     "solver": "heun",
     "grid": "uniform",
     "sample_steps": 25,
     "samples": 5000,
 }
 
-# measured on the data set itself, on a validation part of its training split
 BY_DATA = {
-    "digits": IMAGES,
+    # chosen on 300 images held out of the training split: distance 1.10, memorisation .59
+    "digits": IMAGES | {
+        "process": "EDM(t_min=0.01, t_max=30)",
+        "label_drop": 0.0,
+        "augment": "affine(shift=0.5, rotate=0.12, scale=0.08, stretch=0.08, shear=0.12, "
+        "probability=0.3, background='lowest')",
+    },
 }
 
 

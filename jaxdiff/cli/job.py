@@ -150,9 +150,15 @@ def data_of(config):
 
 
 def _augmentation(job, config):
+    """Affine maps whose values stay in the data's range; the network is told them or not."""
     if config["augment"] == "none":
         return None
     augment = lookup("augment", config["augment"])
+    data = data_of(config)
+    if data.value_range is not None:
+        low, high = (float(data.to_model(value)) for value in data.value_range)
+        background = low if augment.background == "lowest" else augment.background
+        augment = augment.replace(background=background, limits=augment.limits or (low, high))
     if config["augment_told"]:
         return augment
     return lambda keys, x: (augment(keys, x)[0], None)

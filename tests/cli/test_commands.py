@@ -192,7 +192,7 @@ def test_python_m_jaxdiff_and_a_fault_is_no_bad_input(capsys, monkeypatch):
 def test_digits_end_to_end(tmp_path, capsys):
     out = tmp_path / "digits"
     command = f"train --steps 4 --batch-size 16 --samples 60 --picture-every 2 --out {out}".split()
-    model = "UNet-XS(channels=(8, 16), head_width=8)"
+    model = "UNet-XS(channels=(8,), attention_resolutions=())"
     assert main([*command, "--model", model, "--augment", "affine(shift=0.3)"]) == 0
     table = capsys.readouterr().out
     assert "frechet_distance" in table and "label_accuracy" in table
