@@ -148,6 +148,7 @@ class DiT(nn.Module):
         """
         c_noise = check_inputs("DiT", x, c_noise, keys, self.dropout)
         self.check_shape(x.shape[1:])
+        keys = keys if self.dropout else None
         label, vector = split_condition(
             "DiT", condition, x.shape[0], self.num_classes, self.vector_size
         )

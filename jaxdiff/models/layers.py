@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.core import fold_in
+
 Dtype = Any
 ZEROS = nn.initializers.zeros_init()
 
@@ -168,9 +170,7 @@ def per_token(layer: nn.Module, x: jax.Array) -> jax.Array:
 
 def fold(keys: jax.Array | None, site: int) -> jax.Array | None:
     """The keys `(batch,)` of one dropout site out of the keys of the call; None stays None."""
-    if keys is None:
-        return None
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, site)
+    return None if keys is None else fold_in(keys, site)
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:

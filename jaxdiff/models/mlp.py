@@ -74,6 +74,7 @@ class MLP(nn.Module):
         """
         c_noise = check_inputs("MLP", x, c_noise, keys, self.dropout)
         self.check_shape(x.shape[1:])
+        keys = keys if self.dropout else None
         label, vector = split_condition(
             "MLP", condition, x.shape[0], self.num_classes, self.vector_size
         )

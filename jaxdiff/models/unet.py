@@ -129,6 +129,7 @@ class UNet(nn.Module):
         """
         c_noise = check_inputs("UNet", x, c_noise, keys, self.dropout)
         self.check_shape(x.shape[1:])
+        keys = keys if self.dropout else None
         label, vector = split_condition(
             "UNet", condition, x.shape[0], self.num_classes, self.vector_size
         )

@@ -55,7 +55,9 @@ def test_group_norm_statistics_are_wide():
     np.testing.assert_allclose(np.asarray(out, np.float32).std(), 1.0, atol=2e-3)
 
 
-@pytest.mark.parametrize("channels, groups", [(1, 1), (6, 1), (32, 8), (48, 12), (52, 13), (512, 32)])
+@pytest.mark.parametrize(
+    "channels, groups", [(1, 1), (6, 1), (32, 8), (48, 12), (52, 13), (512, 32)]
+)
 def test_default_groups(channels, groups):
     assert layers.default_groups(channels) == groups
 

@@ -13,7 +13,7 @@ SMALL = {
     "MLP": (models.MLP, {"width": 16, "depth": 2}, (3,)),
     "UNet": (
         models.UNet,
-        {"channels": (4, 8), "attention_resolutions": (2,), "head_width": 4},
+        {"channels": (4, 8), "attention_resolutions": (2,), "skip_inputs": False},
         (4, 4, 2),
     ),
     "DiT": (models.DiT, {"patch": 2, "width": 16, "depth": 2, "heads": 2}, (4, 4, 2)),
@@ -26,15 +26,14 @@ def network(name, **fields):
     """The module, parameters away from their zeros, and inputs."""
     build, small, shape = SMALL[name]
     model = build(**small, num_classes=4, vector_size=2, **fields)
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = jax.random.split(jax.random.key(0))
     x = jax.random.normal(keys[0], (BATCH, *shape))
     c_noise = jnp.array([-1.0, 0.2, 0.9])
     params = jax.jit(model.init)(keys[1], x, c_noise)["params"]
     leaves, tree = jax.tree.flatten(params)
-    noise = [0.2 * jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(
-        jax.random.split(keys[2], len(leaves)), leaves, strict=True)]
-    moved = jax.tree.unflatten(tree, [a + b for a, b in zip(leaves, noise, strict=True)])
-    return model, params, moved, x, c_noise
+    rng = np.random.default_rng(0)
+    moved = [leaf + 0.2 * rng.normal(size=leaf.shape).astype(leaf.dtype) for leaf in leaves]
+    return model, params, jax.tree.unflatten(tree, moved), x, c_noise
 
 
 @functools.cache
