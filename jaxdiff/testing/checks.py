@@ -81,7 +81,9 @@ def _deviation(result, reference, rtol, atol):
         if a.shape != b.shape:
             return np.inf, 0.0
         deviation, allowed = np.max(np.abs(a - b)), atol + rtol * np.max(np.abs(b))
-        if not deviation - allowed <= worst[0] - worst[1]:
+        if np.isnan(deviation):
+            return np.nan, 0.0
+        if deviation - allowed > worst[0] - worst[1]:
             worst = (float(deviation), float(allowed))
     return worst
 
