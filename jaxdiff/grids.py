@@ -110,6 +110,8 @@ def _in_time(process, steps, end, progress, where):
 def _in_log_snr(process, steps, end, interpolate, where):
     steps = _check_steps(where, steps)
     xp = namespace(0.0, process)
+    if concrete(end) is not None and np.all(concrete(end) == 0):
+        end = None  # exact data has no finite log-SNR: the last step goes there from t_min
     inner = steps if end is None else steps + 1
     last = process.t_min if end is None else _end(process, end)
     low, high = process.log_snr(process.t_max), process.log_snr(last)

@@ -77,3 +77,10 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="rho"):
         jd.grids.karras(vp, 5, rho=0.0)
     assert jnp.ndim(jd.grids.uniform(vp, np.int64(3))) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_end_at_exact_data_is_the_default(name):
+    for process in (jd.processes.VP(), jd.processes.EDM()):
+        make = getattr(jd.grids, name)
+        np.testing.assert_array_equal(make(process, 6, end=0.0), make(process, 6))

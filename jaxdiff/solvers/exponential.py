@@ -31,7 +31,9 @@ def dpmpp_multistep(order=2, tau=0.0, rule=None, lower_order_final=False):
 
     Lu et al. (2022), arXiv:2211.01095 (2M, and SDE-2M at tau = 1). The published third order lacks a
     factor 2 in its second difference and measures second order; this one measures third. The first
-    steps have order 1, 2, ...; a step to c = 0 returns the clean estimate.
+    steps have order 1, 2, ..., which shows as second order where a grid starts at moderate noise
+    instead of the prior; a step to c = 0 returns the clean estimate. With tau > 0 the law of the
+    samples converges at second order at most: the noise within a step limits it.
 
     Args:
       order: 1, 2 or 3.
