@@ -2,6 +2,7 @@
 
 from jaxdiff.solvers.exponential import ancestral, ddim, dpm_multistep, dpmpp_multistep
 from jaxdiff.solvers.multistep import adams_bashforth, deis, lms, plms, unipc
+from jaxdiff.solvers.pndm import pndm
 from jaxdiff.solvers.runge_kutta import euler, heun, midpoint, ralston, rk4
 from jaxdiff.solvers.singlestep import dpm_singlestep, dpmpp_singlestep
 from jaxdiff.solvers.stochastic import euler_maruyama
@@ -25,6 +26,7 @@ __all__ = [
     "lms",
     "midpoint",
     "plms",
+    "pndm",
     "ralston",
     "rk4",
     "stack",
