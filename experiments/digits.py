@@ -18,7 +18,9 @@ import jaxdiff as jd
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--out", default="runs/digits-experiment", help="checkpoints and log; continues a run")
+    parser.add_argument(
+        "--out", default="runs/digits-experiment", help="checkpoints and log; continues a run"
+    )
     parser.add_argument("--smoke", action="store_true", help="a few steps into no directory")
     arguments = parser.parse_args()
     steps = 4 if arguments.smoke else arguments.steps
@@ -27,8 +29,8 @@ def main():
     data = jd.data.load("digits")
     images, labels = data.to_model(data.train["x"]), data.train["label"]
 
-    # 2. The mathematics: noise levels are times, the network is preconditioned, small affine maps of the
-    #    images are told to the network so that samples do not show them.
+    # 2. The mathematics: noise levels are times, the network is preconditioned; small affine maps of the
+    #    images are told to the network, so that samples do not show them.
     process = jd.processes.EDM(t_min=0.01, t_max=30.0)
     parameterization = jd.parameterizations.edm(sigma_data=data.sigma_data)
     times = jd.times.log_normal(mean=-1.2, std=1.2)

@@ -26,7 +26,9 @@ def test_the_ideal_output_gives_back_clean_data(name, process):
     k = parameterization.coefficients(process, t)
     target = parameterization.target(process, jnp.asarray(x0), jnp.asarray(noise), t)
     p, q = parameterization.target_coefficients(process, t)
-    np.testing.assert_allclose(k.c_skip * (a * x0 + c * noise) + k.c_out * (p * x0 + q * noise), x0, rtol=1e-7)
+    np.testing.assert_allclose(
+        k.c_skip * (a * x0 + c * noise) + k.c_out * (p * x0 + q * noise), x0, rtol=1e-7
+    )
     np.testing.assert_allclose(target, p * x0 + q * noise, rtol=1e-5)
 
 

@@ -49,9 +49,11 @@ def test_path_is_saved_at_grid_points():
 
 def test_replayed_noise_gives_the_same_sample():
     x = jax.vmap(lambda k: VP.prior(jax.random.fold_in(k, 0), (2,)))(KEYS)
-    noise = jnp.stack(
-        [jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, i + 1), (2,)))(KEYS) for i in range(7)]
-    )
+
+    def noise_of(key):
+        return jnp.stack([jax.random.normal(jax.random.fold_in(key, i + 1), (2,)) for i in range(7)])
+
+    noise = jax.vmap(noise_of, out_axes=1)(KEYS)
     drawn = jd.sample(KEYS, DENOISE, VP, SDE, GRID, shape=(2,))
     np.testing.assert_allclose(jd.sample(noise, DENOISE, VP, SDE, GRID, x=x), drawn, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"noise to replay of shape \(7, 16, 2\).*got shape \(6, 16, 2\)"):

@@ -97,7 +97,9 @@ def test_sde_reproduces_the_marginal_moments(process):
     slope = (up[2] ** 2 - down[2] ** 2) / (2 * width)
     np.testing.assert_allclose(2 * f * c**2 + g2, slope, rtol=rtol, atol=1e-8)
     x = jnp.ones((2, 3))
-    np.testing.assert_allclose(process.drift(x, 0.5 * process.t_max)[0, 0], process.sde(0.5 * process.t_max)[0])
+    np.testing.assert_allclose(
+        process.drift(x, 0.5 * process.t_max)[0, 0], process.sde(0.5 * process.t_max)[0]
+    )
     np.testing.assert_allclose(process.diffusion(t) ** 2, g2, rtol=1e-12)
 
 
@@ -162,9 +164,15 @@ def test_processes_are_pytrees_under_jit_grad_and_vmap():
         (lambda: jd.processes.EDM(t_min=2.0, t_max=1.0), "t_min < t_max, got 2.0 and 1.0"),
         (lambda: jd.processes.VE(sigma_max=0.0), "sigma_max"),
         (lambda: jd.processes.DiscreteVP([0.1, 1.2]), "in \\(0, 1\\)"),
-        (lambda: jd.processes.VP().perturb(jnp.ones((8, 2)), jnp.ones((8, 2)), jnp.ones(4)), "or \\(8,\\), got \\(4,\\)"),
+        (
+            lambda: jd.processes.VP().perturb(jnp.ones((8, 2)), jnp.ones((8, 2)), jnp.ones(4)),
+            "or \\(8,\\), got \\(4,\\)",
+        ),
         (lambda: jd.processes.VP().perturb(jnp.ones((8, 2)), jnp.ones((8, 3)), 0.1), "noise of x0's shape"),
-        (lambda: jd.processes.VP().perturb(jnp.ones(2), jnp.ones(2), 0.1, y=jnp.ones(2)), "no second endpoint"),
+        (
+            lambda: jd.processes.VP().perturb(jnp.ones(2), jnp.ones(2), 0.1, y=jnp.ones(2)),
+            "no second endpoint",
+        ),
         (lambda: jd.processes.VP().posterior(jnp.ones(2), jnp.ones(2), 0.1, 0.2), "s < t"),
     ],
 )

@@ -31,7 +31,9 @@ def test_ddim_and_ancestral(process):
     for i in range(5):
         for x, x0 in [(1.0, 0.0), (0.0, 1.0)]:
             mean, std = process.posterior(np.array([x]), np.array([x0]), grid[i], grid[i + 1])
-            np.testing.assert_allclose(ancestral.next[i, 0] * x + ancestral.next[i, 2] * x0, mean[0], rtol=1e-5)
+            np.testing.assert_allclose(
+                ancestral.next[i, 0] * x + ancestral.next[i, 2] * x0, mean[0], rtol=1e-5
+            )
             np.testing.assert_allclose(ancestral.next[i, 3], std, rtol=1e-5)
 
 
@@ -134,6 +136,4 @@ def test_weights_in_float32_agree_with_float64_at_a_thousand_steps():
         h = np.diff(process.log_snr(jd.grids.log_snr(process, 1000)))[500]
         if order == 3:  # as h -> 0: Adams-Bashforth weights 23/12, -16/12, 5/12
             a = process.coefficients(jd.grids.log_snr(process, 1000))[0][501]
-            np.testing.assert_allclose(
-                rows.next[500, 2:5] / (a * h), np.array([23, -16, 5]) / 12, rtol=2 * h
-            )
+            np.testing.assert_allclose(rows.next[500, 2:5] / (a * h), np.array([23, -16, 5]) / 12, rtol=2 * h)

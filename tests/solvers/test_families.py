@@ -77,7 +77,9 @@ def test_tables_are_finite_and_end_at_the_clean_estimate(process):
                 assert sorted(set(rows.arrives) - {0}) == list(range(1, steps + 1)), where
                 if end is None:
                     keep = (0.0, 1.0) if rows.plain else rows.keep[-1]
-                    np.testing.assert_allclose(rows.next[-1], np.eye(rows.next.shape[1])[2], atol=1e-9, err_msg=where)
+                    np.testing.assert_allclose(
+                        rows.next[-1], np.eye(rows.next.shape[1])[2], atol=1e-9, err_msg=where
+                    )
                     np.testing.assert_allclose(keep, (0.0, 1.0), atol=1e-12, err_msg=where)
 
 
