@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxdiff.core import check_choice
 from jaxdiff.training.update import scan_updates
@@ -88,14 +88,14 @@ def _jit(devices):
     mesh = Mesh(np.array(devices), (AXIS,))
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(None, AXIS))
+    shardings = {
+        "in_shardings": (everywhere, everywhere, split, everywhere), "out_shardings": everywhere
+    }
+    if len(devices) == 1:  # a mesh of one costs some percent of a small step
+        everywhere, shardings = SingleDeviceSharding(devices[0]), {}
 
     def compile(dispatch):
-        return jax.jit(
-            lambda *args: dispatch(*args, None),
-            in_shardings=(everywhere, everywhere, split, everywhere),
-            out_shardings=everywhere,
-            donate_argnums=0,
-        )
+        return jax.jit(lambda *args: dispatch(*args, None), donate_argnums=0, **shardings)
 
     def replicate(tree):
         return jax.tree.map(lambda a: jax.device_put(np.array(a), everywhere), tree)

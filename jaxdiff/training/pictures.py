@@ -55,5 +55,6 @@ def _images(figure, samples, labels, value_range):
 def _points(figure, samples, labels, _):
     axis = figure.subplots()
     second = samples[:, 1] if samples.shape[1] > 1 else np.zeros(len(samples))
-    axis.scatter(samples[:, 0], second, s=2, c=labels, cmap="tab10")
+    colours = {} if labels is None else {"c": labels, "cmap": "tab10"}
+    axis.scatter(samples[:, 0], second, s=2, **colours)
     axis.set_aspect("equal")

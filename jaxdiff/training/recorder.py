@@ -24,7 +24,7 @@ class Recorder:
             runs.checkpoint_directory(out), keep,
             committed=lambda step: self._log.write(event="checkpoint", step=step),
         )) if out is not None else None
-        self._progress = enter(Progress(start, steps, layout.fetch, self._log, log_every, show))
+        self._progress = enter(Progress(start, steps, layout, self._log, log_every, show))
         self._caught = enter(catch_signals())
 
     def after(self, step, state, metrics):
