@@ -8,6 +8,7 @@ import importlib
 from jaxdiff import (
     grids,
     guidance,
+    likelihood,
     losses,
     parameterizations,
     processes,
@@ -28,6 +29,7 @@ __all__ = [
     "denoiser",
     "grids",
     "guidance",
+    "likelihood",
     "losses",
     "metrics",
     "models",

@@ -78,6 +78,17 @@ def explicit(process, times):
     return check_grid(process, np.asarray(known, np.float64))
 
 
+def either_way(process, times):
+    """`explicit`, or times that increase strictly from above 0: the way from data to noise."""
+    known = concrete(times)
+    if known is None:
+        return times
+    known = np.asarray(known, np.float64)
+    if known.ndim == 1 and known.size > 1 and np.all(np.diff(known) > 0) and known[0] > 0:
+        return check_grid(process, known[::-1])[::-1]
+    return check_grid(process, known)
+
+
 def check_grid(process, grid):
     """`grid` as float64, refused unless it is 1-D, decreases strictly and lies in [0, t_max]."""
     if grid.ndim != 1 or grid.size < 2:

@@ -124,8 +124,8 @@ class Form:
 
         x_t = (a_t / a_s) x_s - c_t integral_0^h k exp(h - u) E(u) du + tau c_t sqrt(exp(2 h) - 1) noise
 
-    Steps from a = 0 or to c = 0 have no finite log-SNR step: they are the limit of the first-order
-    step in data prediction, whatever the form. Arrays have one entry a step.
+    Steps from or to a = 0, or to c = 0, have no finite log-SNR step: they are the limit of the
+    first-order step in data prediction, whatever the form. Arrays have one entry a step.
     """
 
     xp: object
@@ -155,12 +155,13 @@ class Form:
         h = process.log_snr(t) - start
         finite, k = xp.isfinite(h), 1 + tau**2
         x_s, noise = transition(xp, c_s, c_t, h, tau)
-        scale, keep, rate = a_t, None, -k
+        limit = a_t - a_s * c_t / c_s  # what is left of the first-order step where h is infinite
+        scale, keep, rate = xp.where(finite, a_t, limit), None, -k
         if prediction == "noise":
             step = xp.where(finite, h, 0.0)
             x_s = xp.where(finite, a_t / xp.where(finite, a_s, 1.0), x_s)
             noise = xp.where(finite, tau * c_t * safe_sqrt(xp.expm1(2 * step)), noise)
-            scale = xp.where(finite, -c_t, a_t)
+            scale = xp.where(finite, -c_t, limit)
             keep = (xp.where(finite, 1 / c_s, 0.0), xp.where(finite, -a_s / c_s, 1.0))
             rate = 1.0
         noisy = concrete(tau) is None or bool(np.any(concrete(tau) > 0))
@@ -253,7 +254,8 @@ def _ddim(process, grid, eta):
     a, _, c = process.coefficients(grid)
     log_snr = process.log_snr(grid)
     xp = namespace(grid, log_snr, eta)
-    kappa = -xp.expm1(-2 * (log_snr[1:] - log_snr[:-1]))
+    h = log_snr[1:] - log_snr[:-1]
+    kappa = xp.where(xp.isfinite(h), -xp.expm1(-2 * xp.where(xp.isfinite(h), h, 0.0)), 1.0)
     x_s = c[1:] / c[:-1] * safe_sqrt(1 - eta**2 * kappa)
     noise = eta * c[1:] * safe_sqrt(kappa)
     columns = [x_s, 0.0, a[1:] - a[:-1] * x_s, noise]

@@ -11,6 +11,7 @@ the method remembers `e_k, e_k-1, ...` and fresh noise:
 Numbers are float64 on the host where process and grid are known, and rounded once.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import concrete, dataclass, namespace, static_field
+from jaxdiff.core import concrete, dataclass, is_concrete, namespace, static_field
 
 
 @dataclass
@@ -139,12 +140,21 @@ class LinearSolver:
     def plan(self, process, grid):
         """The `Tableau` of this solver for a process and `(steps + 1,)` decreasing times.
 
+        Times that increase from above 0 take data to noise: inversion, for deterministic solvers.
+
         Raises:
           ValueError: for a grid that does not decrease or leaves the process's times.
         """
         if grid is None:
             raise ValueError(f"{self.name}: expected a grid of times, got None; see jd.grids")
-        return self.rule(process, grids.explicit(process, grid), **dict(self.options), **self.numbers)
+        grid = grids.either_way(process, grid)
+        rule = functools.partial(self.rule, process, **dict(self.options), **self.numbers)
+        if is_concrete(grid) and grid[0] < grid[-1] and rule(grid=grid[::-1]).noisy:
+            raise ValueError(
+                f"{self.name}: expected a decreasing grid, got one from {grid[0]:g} to {grid[-1]:g}; only "
+                "deterministic solvers go from data to noise"
+            )
+        return rule(grid=grid)
 
     def init(self, x, rows):
         """The sampler's state at the start."""
