@@ -51,6 +51,7 @@ class Train:
       label_drop: share of labels dropped, for classifier-free guidance.
       augment: none, or "affine(shift=0.5, rotate=0.1)"; background='lowest' is the range's low end.
       augment_told: whether the network is told how an image was changed.
+      augment_until: share of the run after which images are left as they are, in [0, 1].
       learning_rate: highest rate.
       warmup: updates of the rise to the highest rate.
       decay: what follows the warm-up.
@@ -87,6 +88,7 @@ class Train:
     label_drop: Annotated[float | None, _arg("SHARE")] = None
     augment: Annotated[str | None, _NAMED] = None
     augment_told: Annotated[bool | None, _arg("True|False")] = None
+    augment_until: Annotated[float | None, _arg("SHARE")] = None
     learning_rate: Annotated[float | None, _arg("RATE")] = None
     warmup: Annotated[int | None, _arg("N")] = None
     decay: Annotated[str | None, _arg("cosine|linear|constant")] = None

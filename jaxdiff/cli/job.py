@@ -55,12 +55,12 @@ def build_job(config):
 
 
 def objective(job, config):
-    """`loss(params, batch, keys, strata)` of the run."""
+    """`loss(params, batch, keys, strata, step)` of the run."""
     weighting = None if config["weighting"] == "none" else lookup("weighting", config["weighting"])
     return training.denoising_objective(
         job.model, job.process, job.parameterization, weighting=weighting,
         times=lookup("times", config["times"]), label_drop=config["label_drop"],
-        null_label=job.num_classes, augment=_augmentation(job, config),
+        null_label=job.num_classes, augment=_augmentation(job, config), augment_until=_until(config),
     )
 
 
@@ -162,6 +162,13 @@ def _augmentation(job, config):
     if config["augment_told"]:
         return augment
     return lambda keys, x: (augment(keys, x)[0], None)
+
+
+def _until(config):
+    share = config["augment_until"]
+    if not 0 <= share <= 1:
+        raise ValueError(f"objective: expected augment_until, a share, in [0, 1], got {share}")
+    return None if share == 1 else round(share * config["steps"])
 
 
 def _condition(job, labels, size):

@@ -47,7 +47,7 @@ def fit(
 
     Args:
       params: initial parameters; they are copied.
-      loss: `loss(params, batch, keys, strata) -> (batch,)`, such as `denoising_objective` makes.
+      loss: `loss(params, batch, keys, strata, step) -> (batch,)`, such as `denoising_objective` makes.
       data: dict of arrays `(size, ...)`, such as `x` and `label`; `batch` holds rows of them.
       steps: number of updates.
       batch_size: examples of an update, over all devices.
@@ -92,7 +92,7 @@ def fit(
         "ema_half_lives": list(ema_half_lives),
     }
     if out is not None:
-        state = _resume(out, state, config, free)
+        state = _resume(out, state, config, free, layout)
     update = make_update(loss, optimizer, ema_half_lives, accumulate)
     dispatch = layout.compile(make_dispatch(update, feed.gather))
     span = (int(state.step), steps, updates_per_dispatch)
@@ -103,7 +103,7 @@ def fit(
         return _loop(state, dispatch, feed, layout, seed, span, recorder.after)
 
 
-def _resume(out, state, config, free):
+def _resume(out, state, config, free, layout):
     """The state that `out` holds, or `state` where it is a new run."""
     runs.claim(out, config, free)
     directory = runs.checkpoint_directory(out)
@@ -119,6 +119,14 @@ def _resume(out, state, config, free):
     step, fields = found
     checkpoints.set_aside(directory, newer_than=step)
     _report(f"continuing {out} from step {step}")
+    now = (layout.mode, layout.devices)
+    for line in runs.read_log(out):
+        if line.get("event") == "start" and (line["parallel"], line["devices"]) != now:
+            _report(
+                f"it was trained by {line['parallel']} on {line['devices']} devices and continues by "
+                f"{now[0]} on {now[1]}: the same to rounding, no longer bit for bit"
+            )
+            break
     return checkpoints.to_state(fields, state)
 
 

@@ -9,9 +9,9 @@ from jaxdiff.core import fold_in
 
 def denoising_objective(
     model, process, parameterization, *, weighting=None, times=None, label_drop=0.0,
-    null_label=None, augment=None,
+    null_label=None, augment=None, augment_until=None,
 ):
-    """`loss(params, batch, keys, strata) -> (batch,)` of a conditional network.
+    """`loss(params, batch, keys, strata, step) -> (batch,)` of a conditional network.
 
     An example's key is folded into four streams (label dropping, augmentation, dropout, times and
     noise), so its loss does not depend on the examples beside it, nor on how the batch is cut.
@@ -25,6 +25,8 @@ def denoising_objective(
       augment: `augment(keys, x) -> (x, vector)`, such as `jd.data.Affine`; the network is told
         `vector`, `(batch, k)`, so that samples, with zeros there, show none of it (Karras et al.
         (2022), arXiv:2206.00364, appendix F.1). A vector of None tells it nothing.
+      augment_until: number of updates after which examples are left as they are, or None: a network
+        that ends on real images samples none that are softened by interpolation.
 
     Raises:
       ValueError: if labels are to be dropped and there is no null class.
@@ -35,14 +37,14 @@ def denoising_objective(
             f"label_drop={label_drop} and null_label={null_label}"
         )
 
-    def loss(params, batch, keys, strata):
+    def loss(params, batch, keys, strata, step):
         x, condition = batch["x"], {}
         if "label" in batch:
             dropped = jax.vmap(jax.random.bernoulli, (0, None))(fold_in(keys, 0), label_drop)
             label = batch["label"]
             condition["label"] = jnp.where(dropped, null_label, label) if label_drop else label
         if augment is not None:
-            x, vector = augment(fold_in(keys, 1), x)
+            x, vector = _augmented(augment, augment_until, fold_in(keys, 1), x, step)
             condition |= {} if vector is None else {"vector": vector}
         dropout_keys = fold_in(keys, 2)
 
@@ -55,3 +57,12 @@ def denoising_objective(
         )
 
     return loss
+
+
+def _augmented(augment, until, keys, x, step):
+    """`augment(keys, x)` before update `until`, and `x` with a vector of zeros from there on."""
+    changed, vector = augment(keys, x)
+    if until is None:
+        return changed, vector
+    on = step < until
+    return jnp.where(on, changed, x), None if vector is None else jnp.where(on, vector, 0)

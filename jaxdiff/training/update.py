@@ -18,8 +18,8 @@ def make_update(loss, optimizer, ema_half_lives=(), accumulate=1):
     parameters arrive summed already, and the mean would be too large by the number of devices.)
 
     Args:
-      loss: `loss(params, batch, keys, strata) -> (batch,)`; `keys` is `(batch,)` and `strata` is
-        `(index in the global batch, size of the global batch)`.
+      loss: `loss(params, batch, keys, strata, step) -> (batch,)`; `keys` is `(batch,)`, `strata` is
+        `(index in the global batch, size of the global batch)` and `step` counts the updates before.
       optimizer: an optax transformation.
       ema_half_lives: half-life in updates of each average that the state holds.
       accumulate: number of parts that a device's batch is cut into, one after the other, to save
@@ -34,7 +34,11 @@ def make_update(loss, optimizer, ema_half_lives=(), accumulate=1):
     def update(state, batch, key, axis_name=None):
         index, total = _positions(batch, axis_name)
         keys = fold_in(jax.random.fold_in(key, state.step), index)
-        value, grads = _mean_gradient(loss, state.params, batch, keys, index, total, accumulate)
+
+        def mean(params, batch, keys, index):
+            return jnp.mean(loss(params, batch, keys, (index, total), state.step))
+
+        value, grads = _mean_gradient(mean, state.params, (batch, keys, index), accumulate)
         if axis_name is not None:
             value, grads = jax.lax.pmean((value, grads), axis_name)
         norm = optax.tree.norm(grads)
@@ -75,22 +79,18 @@ def _positions(batch, axis_name):
     return first + jnp.arange(size), size * jax.lax.axis_size(axis_name)
 
 
-def _mean_gradient(loss, params, batch, keys, index, total, parts):
-    """Mean loss over the local batch and its gradient, `parts` pieces one after the other."""
-
-    def mean(params, batch, keys, index):
-        return jnp.mean(loss(params, batch, keys, (index, total)))
-
+def _mean_gradient(mean, params, examples, parts):
+    """`mean(params, *examples)` over the local batch and its gradient, in `parts` one after the other."""
     gradient = jax.value_and_grad(mean)
     if parts == 1:
-        return gradient(params, batch, keys, index)
+        return gradient(params, *examples)
 
     def add(sums, piece):
         return jax.tree.map(jnp.add, sums, gradient(params, *piece)), None
 
     # piece j holds every parts-th example, so that a sharded batch axis stays where it is
-    pieces = jax.tree.map(lambda a: _cut(a, parts), (batch, keys, index))
-    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, params, batch, keys, index))
+    pieces = jax.tree.map(lambda a: _cut(a, parts), examples)
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, params, *examples))
     sums, _ = scan_updates(add, zeros, pieces)
     return jax.tree.map(lambda a: a / parts, sums)
 

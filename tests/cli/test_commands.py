@@ -134,6 +134,7 @@ BAD = {
     "no steps": (["--steps", "0"], "steps"),
     "grid of no steps": (["--sample-steps", "0"], "steps"),
     "warm-up longer than the run": (["--warmup", "50"], "warmup"),
+    "missing file": (["--data", "npz:nowhere.npz"], "nowhere.npz"),
     "half-life": (["--ema-half-lives", "-1"], "ema_half_lives"),
 }
 
@@ -152,6 +153,16 @@ def test_another_configuration_is_refused_by_field_and_the_run_is_kept(run, data
     error = capsys.readouterr().err
     assert "seed: the run has 0, now 1" in error and "learning_rate: the run has 0.002, now 0.5" in error
     assert inspected(run, capsys) == before
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_checkpoint(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = words(data, out, "--checkpoint-every", "1", "--decay", "constant")
+    assert main([*command, "--learning-rate", "1e25", "--clip", "0"]) == 1
+    error = capsys.readouterr().err
+    found = re.search(r"at step (\d+); checkpoint (\d+) in", error)
+    assert found and int(found[2]) == int(found[1]) - 1, error
+    assert inspected(out, capsys)["step"] == found[2]
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate", "inspect"])

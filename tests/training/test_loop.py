@@ -21,7 +21,7 @@ X = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
 STEPS = 30
 
 
-def loss(params, batch, keys, strata):
+def loss(params, batch, keys, strata, step):
     index, total = strata
     noise = jax.vmap(lambda k: jax.random.normal(k, (3,)))(keys)
     scale = ((index + 0.5) / total)[:, None]
@@ -76,6 +76,16 @@ def test_an_interrupted_run_ends_with_the_bits_of_one_that_was_not(tmp_path, mod
     assert steps == [5, 10, 15, 20, 25, 30]
 
 
+def test_other_devices_continue_to_rounding_and_it_is_said(tmp_path, capsys):
+    whole = train(parallel="pmap")
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", parallel="pmap", **stop_at(15))
+    capsys.readouterr()
+    resumed = train(tmp_path / "run", parallel="jit")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), resumed, whole)
+    assert "trained by pmap on 8 devices and continues by jit on 8" in capsys.readouterr().err
+
+
 def test_a_finished_run_is_not_trained_further(run, straight, capsys):
     assert fingerprint(train(run)) == straight
     assert "from step 30" in capsys.readouterr().err
@@ -110,8 +120,8 @@ def test_another_configuration_is_refused_by_name(run):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
-    def breaks_at_25(params, batch, keys, strata):
-        return loss(params, batch, keys, strata) / (params["count"] > -24.5)
+    def breaks_at_25(params, batch, keys, strata, step):
+        return loss(params, batch, keys, strata, step) / (params["count"] > -24.5)
 
     params = {"w": np.eye(3, dtype=np.float32), "count": np.zeros((), np.float32)}
     count_down = optax.multi_transform(

@@ -21,10 +21,10 @@ class Spy:
         return jnp.zeros_like(x)
 
 
-def call(batch=BATCH, keys=KEYS, strata=STRATA, **options):
+def call(batch=BATCH, keys=KEYS, strata=STRATA, step=0, **options):
     spy = Spy()
     loss = denoising_objective(spy, PROCESS, VELOCITY, **options)
-    return loss({}, batch, keys, strata), spy.seen
+    return loss({}, batch, keys, strata, step), spy.seen
 
 
 def test_it_is_the_denoising_loss_of_the_network():
@@ -70,6 +70,17 @@ def test_augmented_data_come_with_their_vector():
     assert seen["condition"]["vector"].shape == (6, 3)
     _, seen = call(augment=lambda keys, x: (x, None))
     assert "vector" not in seen["condition"]
+
+
+def test_augmentation_ends_at_its_step():
+    def double(keys, x):
+        return 2 * x, jnp.ones((len(x), 3))
+
+    plain, _ = call()
+    for step, on in ((9, True), (10, False)):
+        losses, seen = call(augment=double, augment_until=10, step=jnp.int32(step))
+        assert np.all(seen["condition"]["vector"] == on)
+        assert np.allclose(losses, plain, rtol=1e-6) is not on
 
 
 def test_data_without_labels_have_no_condition():

@@ -20,7 +20,7 @@ def params():
     return {name: rng.standard_normal(s).astype(np.float32) / 8 for name, s in shapes.items()}
 
 
-def loss(p, batch, keys, strata):
+def loss(p, batch, keys, strata, step):
     index, total = strata
     x = batch["x"]
     noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)

@@ -12,16 +12,16 @@ PARAMS = {"w": jnp.array([1.0, -2.0])}
 X = jnp.arange(2.0 * BATCH).reshape(BATCH, 2) / 10
 
 
-def loss(params, batch, keys, strata):
-    """`(w . x - noise)^2 + index w_0`: every input has its own part in the gradient."""
+def loss(params, batch, keys, strata, step):
+    """`(w . x - noise)^2 + index w_0 + step w_1`: every input has its own part in the gradient."""
     noise = jax.vmap(jax.random.normal)(keys)
     index, total = strata
-    return (batch["x"] @ params["w"] - noise) ** 2 + index / total * params["w"][0]
+    return (batch["x"] @ params["w"] - noise) ** 2 + index / total * params["w"][0] + step * params["w"][1]
 
 
 def mean_loss(params, key, step=0):
     keys = fold_in(jax.random.fold_in(key, step), jnp.arange(BATCH))
-    return jnp.mean(loss(params, {"x": X}, keys, (jnp.arange(BATCH), BATCH)))
+    return jnp.mean(loss(params, {"x": X}, keys, (jnp.arange(BATCH), BATCH), step))
 
 
 def run(accumulate=1, steps=1, half_lives=()):
@@ -78,6 +78,6 @@ def test_a_number_that_is_not_finite_is_flagged(bad):
 
 def test_a_finite_loss_with_an_infinite_gradient_is_flagged():
     optimizer = optax.sgd(0.1)
-    update = make_update(lambda p, b, k, s: jnp.sqrt(p["w"][:1] - 1.0) * jnp.ones(BATCH), optimizer)
+    update = make_update(lambda p, b, k, s, t: jnp.sqrt(p["w"][:1] - 1.0) * jnp.ones(BATCH), optimizer)
     _, metrics = update(init_state(PARAMS, optimizer, ()), {"x": X}, jax.random.key(0))
     assert jnp.isfinite(metrics["loss"]) and not metrics["finite"]
