@@ -56,6 +56,7 @@ BY_DATA = {
         "augment": "affine(shift=0.5, rotate=0.12, scale=0.08, stretch=0.08, shear=0.12, "
         "probability=0.5, background='lowest')",
         "augment_until": 0.75,
+        "steps": 5000,
     },
 }
 

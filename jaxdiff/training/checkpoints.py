@@ -1,14 +1,19 @@
 """Checkpoints through orbax, with a fingerprint of our own: orbax restores flipped bits silently."""
 
 import contextlib
+import json
 import logging
 import os
 import shutil
+import zlib
 
 import jax
 import numpy as np
 
+from jaxdiff.training.runs import write_json
 from jaxdiff.training.state import fingerprint, leaves_by_path
+
+SEAL = "files.json"
 
 
 class Checkpoints:
@@ -54,6 +59,7 @@ class Checkpoints:
         self._manager.wait_until_finished()  # raises what the background thread raised
         if self._under_way:
             self._under_way = False
+            _seal(os.path.join(self._manager.directory, str(self.newest)))
             self._committed(self.newest)
 
     def __enter__(self):
@@ -137,7 +143,40 @@ def to_state(fields, template):
     return jax.tree.unflatten(jax.tree.structure(template), ordered)
 
 
+def _seal(path):
+    """Writes down the checksum of each file, so that a damaged one is known before orbax reads it.
+
+    Orbax prints a traceback per array of a torn file. A run that is killed before it has sealed a
+    checkpoint leaves a whole one without a seal, which the fingerprint still guards.
+    """
+    write_json(os.path.join(path, SEAL), _checksums(path))
+
+
+def _check_seal(path):
+    seal = os.path.join(path, SEAL)
+    if not os.path.exists(seal):
+        return
+    with open(seal) as file:
+        sealed = json.load(file)
+    found = _checksums(path)
+    for name, checksum in sealed.items():
+        if found.get(name) != checksum:
+            raise ValueError(f"{name} is {'damaged' if name in found else 'missing'}")
+
+
+def _checksums(path):
+    checksums = {}
+    for folder, _, names in os.walk(path):
+        for name in names:
+            full = os.path.join(folder, name)
+            with open(full, "rb") as file:
+                checksums[os.path.relpath(full, path)] = zlib.crc32(file.read())
+    checksums.pop(SEAL, None)
+    return checksums
+
+
 def _read(directory, step):
+    _check_seal(os.path.join(directory, str(step)))
     ocp = _orbax()
     with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as reader:
         items = reader.restore(

@@ -54,6 +54,11 @@ def flip(directory):
     open(path, "wb").write(content)
 
 
+def flip_without_seal(directory):
+    (directory / "files.json").unlink()
+    flip(directory)
+
+
 def truncate(directory):
     path = largest_file(directory)
     os.truncate(path, os.path.getsize(path) // 2)
@@ -64,7 +69,7 @@ def empty(directory):
     os.makedirs(directory)
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, empty])
+@pytest.mark.parametrize("damage", [flip, flip_without_seal, truncate, empty])
 def test_a_damaged_checkpoint_is_passed_over_and_said(saved, states, damage):
     damage(saved / "20")
     lines = []
@@ -72,6 +77,17 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(saved, states, damage):
     assert step == 10 and fingerprint(fields) == fingerprint(states[0])
     assert len(lines) == 1 and "checkpoint 20 is not whole" in lines[0]
     assert "falling back to checkpoint 10" in lines[0]
+
+
+def test_a_torn_checkpoint_makes_no_noise(saved, capfd):
+    truncate(saved / "20")
+    restore(saved, lambda line: None)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_checkpoint_without_a_seal_is_read(saved):
+    (saved / "20" / "files.json").unlink()
+    assert restore(saved)[0] == 20
 
 
 def test_a_checkpoint_under_another_steps_name_is_not_whole(saved):
