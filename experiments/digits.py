@@ -17,7 +17,7 @@ import jaxdiff as jd
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument(
         "--out", default="runs/digits-experiment", help="checkpoints and log; continues a run"
     )
@@ -29,19 +29,27 @@ def main():
     data = jd.data.load("digits")
     images, labels = data.to_model(data.train["x"]), data.train["label"]
 
-    # 2. The mathematics: noise levels are times, the network is preconditioned; small affine maps of the
-    #    images are told to the network, so that samples do not show them.
+    # 2. The mathematics: noise levels are times, the network is preconditioned. Small affine maps of the
+    #    images, told to the network so that samples do not show them, until the last quarter of the run.
     process = jd.processes.EDM(t_min=0.01, t_max=30.0)
     parameterization = jd.parameterizations.edm(sigma_data=data.sigma_data)
-    times = jd.times.log_normal(mean=-1.2, std=1.2)
-    limits = tuple(data.to_model(value) for value in data.value_range)
-    augment = jd.data.Affine(probability=0.3, limits=limits)
+    low, high = (data.to_model(value) for value in data.value_range)
+    augment = jd.data.Affine(rotate=0.12, shear=0.12, probability=0.5, background=low, limits=(low, high))
 
     # 3. A network F(x, c_noise, condition), and its loss for one batch, one value per example.
-    model = jd.models.build("UNet-XS", sample_shape=data.shape, num_classes=data.num_classes, vector_size=6)
+    model = jd.models.build(
+        "UNet-XS", sample_shape=data.shape, num_classes=data.num_classes, vector_size=6, dropout=0.1
+    )
     blank = {"label": jnp.zeros(1, int), "vector": jnp.zeros((1, 6))}
     init = jax.jit(lambda key: model.init(key, jnp.zeros((1, *data.shape)), jnp.zeros(1), blank))
-    loss = jd.training.denoising_objective(model, process, parameterization, times=times, augment=augment)
+    loss = jd.training.denoising_objective(
+        model,
+        process,
+        parameterization,
+        times=jd.times.log_normal(mean=-1.2, std=1.2),
+        augment=augment,
+        augment_until=steps * 3 // 4,
+    )
 
     # 4. Training: AdamW, a learning rate that falls to zero, an average of the parameters.
     state = jd.training.fit(
@@ -50,8 +58,10 @@ def main():
         {"x": images, "label": labels},
         steps=steps,
         batch_size=32,
-        optimizer=jd.training.adamw(jd.training.learning_rates(2e-3, steps, warmup=min(50, steps - 1))),
-        ema_half_lives=(100,),
+        optimizer=jd.training.adamw(
+            jd.training.learning_rates(2e-3, steps, warmup=min(50, steps - 1)), beta2=0.99
+        ),
+        ema_half_lives=(200,),
         out=None if arguments.smoke else arguments.out,
     )
 
