@@ -63,7 +63,12 @@ def test_inversion_to_a_prior_without_signal(x64):
     x0 = jnp.array([[0.5, -0.1]])
     grid = jd.grids.log_snr(process, 400, end=1e-3)[::-1]
     exact = jd.testing.flow_map(target, process, x0, 1e-3, 1.0)
-    for solver in (jd.solvers.ddim(), jd.solvers.dpmpp_multistep(2), jd.solvers.dpm_multistep(2), jd.solvers.heun()):
+    for solver in (
+        jd.solvers.ddim(),
+        jd.solvers.dpmpp_multistep(2),
+        jd.solvers.dpm_multistep(2),
+        jd.solvers.heun(),
+    ):
         out = jd.sample(None, target.denoiser(process), process, solver, grid, x=x0)
         np.testing.assert_allclose(out, exact, atol=2e-2, err_msg=solver.name)
 

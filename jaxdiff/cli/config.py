@@ -49,7 +49,7 @@ class Train:
       weighting: weight of the loss over times, or none.
       conditional: whether the network is told the labels.
       label_drop: share of labels dropped, for classifier-free guidance.
-      augment: none, or "affine(shift=0.5, rotate=0.1)"; background='lowest' is the range's low end.
+      augment: none, elastic, or "affine(shift=0.5, rotate=0.1)"; background='lowest' is the range's low end.
       augment_told: whether the network is told how an image was changed.
       augment_until: share of the run after which images are left as they are, in [0, 1].
       learning_rate: highest rate.

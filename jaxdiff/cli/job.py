@@ -10,7 +10,6 @@ import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.cli.names import lookup, parse
 from jaxdiff.core import fold_in
-from jaxdiff.data.augment import VECTOR_SIZE
 
 CHUNK = {True: 100, False: 1000}  # samples of one call, of images and of vectors
 
@@ -36,7 +35,7 @@ def build_job(config):
     shape = tuple(record["shape"])
     num_classes = record["num_classes"] if config["conditional"] else None
     told = config["augment"] != "none" and config["augment_told"]
-    vector_size = VECTOR_SIZE if told else None
+    vector_size = lookup("augment", config["augment"]).vector_size if told else None
     name, positional, overrides = parse("model", config["model"])
     if positional:
         raise ValueError(f"build_job: expected model fields as key=value, got {config['model']!r}")
@@ -150,15 +149,16 @@ def data_of(config):
 
 
 def _augmentation(job, config):
-    """Affine maps whose values stay in the data's range; the network is told them or not."""
+    """The augmentation, within the data's range; the network is told of it or not."""
     if config["augment"] == "none":
         return None
     augment = lookup("augment", config["augment"])
     data = data_of(config)
     if data.value_range is not None:
         low, high = (float(data.to_model(value)) for value in data.value_range)
-        background = low if augment.background == "lowest" else augment.background
-        augment = augment.replace(background=background, limits=augment.limits or (low, high))
+        augment = augment.replace(limits=augment.limits or (low, high))
+        if getattr(augment, "background", None) == "lowest":
+            augment = augment.replace(background=low)
     if config["augment_told"]:
         return augment
     return lambda keys, x: (augment(keys, x)[0], None)

@@ -4,7 +4,7 @@ import ast
 
 from jaxdiff import grids, models, parameterizations, processes, solvers, times, weightings
 from jaxdiff.core import unknown_name
-from jaxdiff.data import Affine
+from jaxdiff.data import Affine, Elastic
 
 _PARTS = ("LinearProcess", "LinearSolver", "Tableau", "linear", "stack", "table")
 
@@ -12,6 +12,8 @@ _PARTS = ("LinearProcess", "LinearSolver", "Tableau", "linear", "stack", "table"
 def _members(room):
     return tuple(name for name in room.__all__ if name not in _PARTS)
 
+
+AUGMENTATIONS = {"affine": Affine, "elastic": Elastic}
 
 FAMILIES = {
     "process": (processes, _members(processes)),
@@ -28,7 +30,7 @@ def known(family):
     if family == "model":
         return models.names()
     if family == "augment":
-        return ("affine",)
+        return tuple(AUGMENTATIONS)
     return FAMILIES[family][1]
 
 
@@ -70,7 +72,7 @@ def lookup(family, text, *first):
       ValueError: as of `parse`, or for arguments that the thing does not take.
     """
     name, positional, keywords = parse(family, text)
-    function = Affine if family == "augment" else getattr(FAMILIES[family][0], name)
+    function = AUGMENTATIONS[name] if family == "augment" else getattr(FAMILIES[family][0], name)
     try:
         return function(*first, *positional, **keywords)
     except TypeError as error:

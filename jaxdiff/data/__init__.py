@@ -4,10 +4,11 @@ from jaxdiff.core import unknown_name
 from jaxdiff.data.arrays import Dataset, batch_indices
 from jaxdiff.data.augment import Affine
 from jaxdiff.data.digits import digits
+from jaxdiff.data.elastic import Elastic
 from jaxdiff.data.files import images, npz
 from jaxdiff.data.toys import TOYS, toy
 
-__all__ = ["Affine", "Dataset", "batch_indices", "load", "names"]
+__all__ = ["Affine", "Dataset", "Elastic", "batch_indices", "load", "names"]
 
 
 def names():

@@ -39,6 +39,7 @@ class Affine:
     probability: float = 1.0
     background: float | None = static_field(default=None)
     limits: tuple[float, float] | None = static_field(default=None)
+    vector_size = VECTOR_SIZE
 
     def __call__(self, keys, x):
         """Augments each example by its own key.
@@ -95,7 +96,7 @@ def warp(image, matrix, shift, background=None):
     at = (grid - (centre + shift).reshape(1, 1, 2)) @ matrix.T + centre.reshape(1, 1, 2)
     low = jnp.floor(at)
     taps = low[..., None].astype(int) + jnp.arange(-1, 3).reshape(1, 1, 1, 4)
-    weights = _keys(at[..., None] - taps)
+    weights = keys_kernel(at[..., None] - taps)
     rows, columns = taps[:, :, 0, :, None], taps[:, :, 1, None, :]
     values = image[jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)]
     if background is not None:
@@ -104,7 +105,8 @@ def warp(image, matrix, shift, background=None):
     return jnp.einsum("hwi,hwj,hwijc->hwc", weights[:, :, 0], weights[:, :, 1], values)
 
 
-def _keys(distance):
+def keys_kernel(distance):
+    """The cubic convolution kernel of Keys (1981) with a = -1/2."""
     d = jnp.abs(distance)
     near = (1.5 * d - 2.5) * d * d + 1.0
     far = ((-0.5 * d + 2.5) * d - 4.0) * d + 2.0
