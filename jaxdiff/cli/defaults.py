@@ -49,14 +49,16 @@ VECTORS = COMMON | {
 }
 
 BY_DATA = {
-    # chosen on 300 images held out of the training split: distance 1.08 floors, memorisation .58
+    # chosen on 300 images held out of the training split, over 24 draws of samples: distance 1.11 floors,
+    # memorisation .556, two-sample accuracy .52
     "digits": IMAGES | {
+        "model": "UNet-XS(attention_resolutions=(), dropout=0.15)",
         "process": "EDM(t_min=0.01, t_max=30)",
         "label_drop": 0.0,
         "augment": "affine(shift=0.5, rotate=0.12, scale=0.08, stretch=0.08, shear=0.12, "
-        "probability=0.5, background='lowest')",
-        "augment_until": 0.75,
-        "steps": 5000,
+        "probability=0.6, background='lowest')",
+        "augment_until": 0.8,
+        "steps": 5800,
     },
 }
 
