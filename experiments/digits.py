@@ -17,7 +17,7 @@ import jaxdiff as jd
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=5800)
     parser.add_argument(
         "--out", default="runs/digits-experiment", help="checkpoints and log; continues a run"
     )
@@ -30,15 +30,20 @@ def main():
     images, labels = data.to_model(data.train["x"]), data.train["label"]
 
     # 2. The mathematics: noise levels are times, the network is preconditioned. Small affine maps of the
-    #    images, told to the network so that samples do not show them, until the last quarter of the run.
+    #    images, told to the network so that samples do not show them, until the last fifth of the run.
     process = jd.processes.EDM(t_min=0.01, t_max=30.0)
     parameterization = jd.parameterizations.edm(sigma_data=data.sigma_data)
     low, high = (data.to_model(value) for value in data.value_range)
-    augment = jd.data.Affine(rotate=0.12, shear=0.12, probability=0.5, background=low, limits=(low, high))
+    augment = jd.data.Affine(rotate=0.12, shear=0.12, probability=0.6, background=low, limits=(low, high))
 
     # 3. A network F(x, c_noise, condition), and its loss for one batch, one value per example.
     model = jd.models.build(
-        "UNet-XS", sample_shape=data.shape, num_classes=data.num_classes, vector_size=6, dropout=0.1
+        "UNet-XS",
+        sample_shape=data.shape,
+        num_classes=data.num_classes,
+        vector_size=augment.vector_size,
+        attention_resolutions=(),
+        dropout=0.15,
     )
     blank = {"label": jnp.zeros(1, int), "vector": jnp.zeros((1, 6))}
     init = jax.jit(lambda key: model.init(key, jnp.zeros((1, *data.shape)), jnp.zeros(1), blank))
@@ -48,7 +53,7 @@ def main():
         parameterization,
         times=jd.times.log_normal(mean=-1.2, std=1.2),
         augment=augment,
-        augment_until=steps * 3 // 4,
+        augment_until=steps * 4 // 5,
     )
 
     # 4. Training: AdamW, a learning rate that falls to zero, an average of the parameters.
