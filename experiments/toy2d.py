@@ -27,7 +27,7 @@ def main():
     steps, samples = (20, 200) if arguments.smoke else (arguments.steps, 5000)
 
     data = jd.data.load(arguments.data)
-    model = jd.models.build("MLP-S", sample_shape=data.shape)
+    model = jd.models.build("MLP-S", sample_shape=data.shape, width=64)
     process, parameterization = jd.processes.RectifiedFlow(), jd.parameterizations.velocity()
 
     params = model.init(jax.random.key(0), jnp.zeros((1, *data.shape)), jnp.zeros(1))["params"]

@@ -32,15 +32,15 @@ IMAGES = COMMON | {
 }
 
 VECTORS = COMMON | {
-    "model": "MLP-S",
+    "model": "MLP-S(width=64)",
     "process": "RectifiedFlow",
     "parameterization": "velocity",
     "times": "stratified",
     "conditional": False,
-    "steps": 4000,
-    "batch_size": 256,
-    "learning_rate": 2e-3,
-    "ema_half_lives": (200.0,),
+    "steps": 4500,
+    "batch_size": 512,
+    "learning_rate": 5e-3,
+    "ema_half_lives": (400.0,),
     "picture_every": 0,
     "solver": "heun",
     "grid": "uniform",

@@ -25,9 +25,10 @@ def evaluate(dataset, samples, labels=None, *, draws=5, seed=0, folder=None):
 
     Samples are compared with the held-out split, at equal numbers (only the sliced Wasserstein
     distance at more than 2,000). The floor of a metric is its value with training examples in the
-    samples' place, in the held-out split's class proportions, averaged over `draws` subsets (the
-    floor of label accuracy is that of the held-out images): a number without its floor means
-    nothing. Memorisation is measured in pixels; its floor is 1/2 by definition.
+    samples' place, averaged over `draws` subsets (the floor of label accuracy is that of the
+    held-out images): a number without its floor means nothing. Where samples have labels, both are
+    taken in the held-out split's class proportions. Memorisation is measured in pixels; its floor
+    is 1/2 by definition.
 
     Args:
       dataset: a `jaxdiff.data.Dataset`, or any record with `train`, `held_out`, `num_classes`.
@@ -48,8 +49,9 @@ def evaluate(dataset, samples, labels=None, *, draws=5, seed=0, folder=None):
     size = min(len(samples), len(dataset.held_out["x"]))
     real = _draw(rng, dataset.held_out, size)
     fake = {"x": samples} if labels is None else {"x": samples, "label": labels}
-    fake = _draw(rng, fake, size, real)
-    trains = [_draw(rng, dataset.train, size, real) for _ in range(draws)]
+    like = None if labels is None else real  # a floor is drawn as the samples are
+    fake = _draw(rng, fake, size, like)
+    trains = [_draw(rng, dataset.train, size, like) for _ in range(draws)]
     measure = _image_metrics if dataset.num_classes and real["x"].ndim > 2 else _vector_metrics
     judge = None
     if measure is _image_metrics:
