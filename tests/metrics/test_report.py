@@ -23,6 +23,7 @@ def _subset(dataset, train=300, held_out=150):
     )
 
 
+@pytest.mark.slow
 def test_digits_against_copies_and_fresh_images(tmp_path):
     digits = data.load("digits")
     small = _subset(digits)

@@ -114,6 +114,7 @@ def test_dropout_is_active_exactly_with_keys(name):
     assert changed[0] > 1e-3 and float(changed[1:].max()) < 1e-5
 
 
+@pytest.mark.slow
 @every
 def test_remat_gives_the_same_gradients(name):
     _, _, params, x, c_noise = network(name, dropout=0.5)
