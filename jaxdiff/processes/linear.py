@@ -109,8 +109,10 @@ class LinearProcess:
             return f, slope[1] - 2 * f * variance
 
     def coefficients_for(self, x, t, where):
-        """`coefficients(t)` in the dtype of `x`, with axes that broadcast against it."""
+        """`coefficients(t)` in the floating dtype of `x`, with axes that broadcast against it."""
         dtype = jnp.result_type(x)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"{where}: expected a floating array, got {dtype}; scale it to floats first")
         return tuple(
             match_dims(jnp.asarray(k, dtype), x, where) for k in self.coefficients(_times(t))
         )

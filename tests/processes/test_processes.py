@@ -174,6 +174,10 @@ def test_processes_are_pytrees_under_jit_grad_and_vmap():
             "no second endpoint",
         ),
         (lambda: jd.processes.VP().posterior(jnp.ones(2), jnp.ones(2), 0.1, 0.2), "s < t"),
+        (
+            lambda: jd.processes.VP().perturb(jnp.ones((8, 2), int), jnp.ones((8, 2)), 0.1),
+            "perturb: expected a floating array, got int32",
+        ),
     ],
 )
 def test_wrong_arguments(make, message):
