@@ -55,7 +55,7 @@ def measure(model, batch):
     state = jax.eval_shape(lambda p: training.init_state(p, optimizer, (500,)), params)
     items = {"x": jax.ShapeDtypeStruct((1, devices * batch, *shape), jnp.float32)}
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    step = training.parallel("jit").compile(dispatch).lower(state, {}, items, key).compile()
+    step = training.parallel("jit").compile(dispatch, state).lower(state, {}, items, key).compile()
     memory, cost = step.memory_analysis(), step.cost_analysis()
     return {
         "devices": devices, "parameters": training.parameter_count(params), "flops": cost["flops"],

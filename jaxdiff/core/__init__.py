@@ -11,15 +11,18 @@ from jaxdiff.core.arrays import (
 )
 from jaxdiff.core.checks import check_choice, check_count, check_output, check_positive, unknown_name
 from jaxdiff.core.keys import batch_keys, fold_in, normal_like
+from jaxdiff.core.layout import batch_over, constrain_batch
 from jaxdiff.core.tree import dataclass, static_field
 
 __all__ = [
     "batch_keys",
+    "batch_over",
     "check_choice",
     "check_count",
     "check_output",
     "check_positive",
     "concrete",
+    "constrain_batch",
     "dataclass",
     "fold_in",
     "host",

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.core import constrain_batch
+
 from .conditioning import Embedding, check_inputs, split_condition
-from .layers import ZEROS, Dtype, SelfAttention, dropout, fold, per_token, rotary_angles
+from .layers import ZEROS, Dtype, SelfAttention, dropout, fold, per_token, rematerialise, rotary_angles
 
 POSITIONS = ("sincos", "rotary")
 
@@ -82,7 +84,7 @@ class DiTBlock(nn.Module):
         out = per_token(nn.Dense(round(self.mlp_ratio * width), name="mlp_in", **dtypes), out)
         out = dropout(nn.gelu(out), self.dropout, keys)
         out = per_token(nn.Dense(width, name="mlp_out", **dtypes), out)
-        return h + gate_m[:, None] * out
+        return constrain_batch(h + gate_m[:, None] * out)
 
 
 class DiT(nn.Module):
@@ -102,7 +104,8 @@ class DiT(nn.Module):
         num_classes: number of classes (label `num_classes` is the null class), or None.
         vector_size: length of the continuous side information, or None.
         dropout: share of the MLPs' hidden values dropped when keys are given, in [0, 1).
-        remat: recompute the blocks in the backward pass instead of storing them.
+        remat: what the backward pass recomputes of the blocks instead of storing it: False or True, or
+            "dots", everything but the results of matrix products (`layers.POLICIES`).
         dtype: dtype of the computation; None takes the wider of `x` and the parameters.
         param_dtype: dtype of the parameters.
     """
@@ -117,7 +120,7 @@ class DiT(nn.Module):
     num_classes: int | None = None
     vector_size: int | None = None
     dropout: float = 0.0
-    remat: bool = False
+    remat: bool | str = False
     dtype: Dtype = None
     param_dtype: Any = jnp.float32
 
@@ -177,7 +180,7 @@ class DiT(nn.Module):
             angles = rotary_angles(rows, columns, self.width // self.heads)
         else:
             h = h + sincos_positions(rows, columns, self.width)[None].astype(dtype)
-        block = nn.remat(DiTBlock) if self.remat else DiTBlock
+        block = rematerialise(DiTBlock, self.remat)
         for index in range(self.depth):
             layer = block(
                 self.heads, self.mlp_ratio, self.qk_norm, self.dropout, **dtypes,

@@ -93,6 +93,22 @@ def per_token(layer: nn.Module, x: jax.Array) -> jax.Array:
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
+POLICIES = {True: None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+
+
+def rematerialise(block: type[nn.Module], remat: bool | str) -> type[nn.Module]:
+    """`block` that recomputes its values in the backward pass: none of them, all (True), or by policy.
+
+    Raises:
+        ValueError: for a `remat` that is not False and not in `POLICIES`.
+    """
+    if not remat:
+        return block
+    if remat not in POLICIES:
+        raise ValueError(f"remat: expected False, True or 'dots', got {remat!r}; choose one")
+    return nn.remat(block, policy=POLICIES[remat])
+
+
 def fold(keys: jax.Array | None, site: int) -> jax.Array | None:
     """The keys `(batch,)` of one dropout site out of the keys of the call; None stays None."""
     return None if keys is None else fold_in(keys, site)

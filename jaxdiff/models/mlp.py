@@ -5,8 +5,10 @@ import math
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdiff.core import constrain_batch
+
 from .conditioning import Embedding, check_inputs, split_condition
-from .layers import ZEROS, Dtype, dropout, fold
+from .layers import ZEROS, Dtype, dropout, fold, rematerialise
 
 
 class MLPBlock(nn.Module):
@@ -24,7 +26,7 @@ class MLPBlock(nn.Module):
         modulation = nn.Dense(2 * self.width, name="modulation", **dtypes)(embedding)
         scale, shift = jnp.split(modulation, 2, axis=-1)
         out = nn.Dense(self.width, name="dense", **dtypes)(h)
-        return h + dropout(nn.silu(out * (1 + scale) + shift), self.dropout, keys)
+        return constrain_batch(h + dropout(nn.silu(out * (1 + scale) + shift), self.dropout, keys))
 
 
 class MLP(nn.Module):
@@ -39,7 +41,8 @@ class MLP(nn.Module):
         num_classes: number of classes (label `num_classes` is the null class), or None.
         vector_size: length of the continuous side information, or None.
         dropout: share of hidden values dropped when keys are given, in [0, 1).
-        remat: recompute the blocks in the backward pass instead of storing them.
+        remat: what the backward pass recomputes of the blocks instead of storing it: False or True, or
+            "dots", everything but the results of matrix products (`layers.POLICIES`).
         dtype: dtype of the computation; None takes the wider of `x` and the parameters.
         param_dtype: dtype of the parameters.
     """
@@ -50,7 +53,7 @@ class MLP(nn.Module):
     num_classes: int | None = None
     vector_size: int | None = None
     dropout: float = 0.0
-    remat: bool = False
+    remat: bool | str = False
     dtype: Dtype = None
     param_dtype: Dtype = jnp.float32
 
@@ -84,7 +87,7 @@ class MLP(nn.Module):
             self.embed_width or self.width, num_classes=self.num_classes,
             vector_size=self.vector_size, name="embedding", **dtypes,
         )(c_noise, label, vector)
-        block = nn.remat(MLPBlock) if self.remat else MLPBlock
+        block = rematerialise(MLPBlock, self.remat)
         flat = x.reshape(x.shape[0], -1)
         h = nn.Dense(self.width, name="in", **dtypes)(flat)
         for index in range(self.depth):

@@ -11,7 +11,7 @@ from jaxdiff.core.categorical import FactoredLogits
 
 from .conditioning import Embedding, check_call, split_condition
 from .dit import DiTBlock, modulate
-from .layers import ZEROS, Dtype, fold
+from .layers import ZEROS, Dtype, fold, rematerialise
 
 TABLE = nn.initializers.normal(0.02)
 
@@ -82,7 +82,8 @@ class TokenTransformer(nn.Module):
         num_classes: number of classes (label `num_classes` is the null class), or None.
         vector_size: length of the continuous side information, or None.
         dropout: share of the MLPs' hidden values dropped when keys are given, in [0, 1).
-        remat: recompute the blocks in the backward pass instead of storing them.
+        remat: what the backward pass recomputes of the blocks instead of storing it: False or True, or
+            "dots", everything but the results of matrix products (`layers.POLICIES`).
         logits_sharding: where the logits lie, such as `NamedSharding(mesh, P(None, None, "vocabulary"))`
             beside parameters laid out by `vocabulary_shardings`; None leaves it to the compiler.
         dtype: dtype of the computation and of the logits; None takes that of the parameters.
@@ -102,7 +103,7 @@ class TokenTransformer(nn.Module):
     num_classes: int | None = None
     vector_size: int | None = None
     dropout: float = 0.0
-    remat: bool = False
+    remat: bool | str = False
     logits_sharding: jax.sharding.NamedSharding | None = None
     dtype: Dtype = None
     param_dtype: Any = jnp.float32
@@ -165,7 +166,7 @@ class TokenTransformer(nn.Module):
         table = nn.Embed(self.vocabulary, self.width, embedding_init=TABLE, name="tokens", **dtypes)
         h = self._embed(table, jnp.asarray(x, jnp.int32), dtypes["dtype"])
         angles = token_angles(x.shape[1], self.width // self.heads)
-        block = nn.remat(DiTBlock) if self.remat else DiTBlock
+        block = rematerialise(DiTBlock, self.remat)
         for index in range(self.depth):
             layer = block(
                 self.heads, self.mlp_ratio, self.qk_norm, self.dropout, **dtypes, causal=self.causal,

@@ -3,9 +3,11 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdiff.core import constrain_batch
+
 from .conditioning import Embedding, check_inputs, split_condition
 from .convolution import Conv
-from .layers import ZEROS, Dtype, GroupNorm, SelfAttention, dropout, fold, per_token
+from .layers import ZEROS, Dtype, GroupNorm, SelfAttention, dropout, fold, per_token, rematerialise
 
 
 class ResidualBlock(nn.Module):
@@ -33,7 +35,7 @@ class ResidualBlock(nn.Module):
         h = Conv(self.channels, kernel_init=ZEROS, name="conv_out", **dtypes)(h)
         if x.shape[-1] != self.channels:
             x = per_token(nn.Dense(self.channels, name="skip", **dtypes), x)
-        return x + h
+        return constrain_batch(x + h)
 
 
 class AttentionBlock(nn.Module):
@@ -52,7 +54,7 @@ class AttentionBlock(nn.Module):
             max(1, channels // self.head_width), out_init=ZEROS, dtype=self.dtype,
             param_dtype=self.param_dtype, name="attention",
         )(h.reshape(batch, height * width, channels))
-        return x + h.reshape(x.shape)
+        return constrain_batch(x + h.reshape(x.shape))
 
 
 class UNet(nn.Module):
@@ -76,7 +78,8 @@ class UNet(nn.Module):
         num_classes: number of classes (label `num_classes` is the null class), or None.
         vector_size: length of the continuous side information, or None.
         dropout: share of hidden values dropped when keys are given, in [0, 1).
-        remat: recompute the blocks in the backward pass instead of storing them.
+        remat: what the backward pass recomputes of the blocks instead of storing it: False or True, or
+            "dots", everything but the results of matrix products (`layers.POLICIES`).
         dtype: dtype of the computation; None takes the wider of `x` and the parameters.
         param_dtype: dtype of the parameters.
     """
@@ -90,7 +93,7 @@ class UNet(nn.Module):
     num_classes: int | None = None
     vector_size: int | None = None
     dropout: float = 0.0
-    remat: bool = False
+    remat: bool | str = False
     dtype: Dtype = None
     param_dtype: Dtype = jnp.float32
 
@@ -143,14 +146,14 @@ class UNet(nn.Module):
         site = iter(range(10**6))
 
         def residual(h, channels, name):
-            block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+            block = rematerialise(ResidualBlock, self.remat)
             layer = block(channels, self.dropout, **dtypes, name=name)
             return layer(h, embedding, fold(keys, next(site)))
 
         def attention(h, name):
             if min(h.shape[1:3]) not in self.attention_resolutions:
                 return h
-            block = nn.remat(AttentionBlock) if self.remat else AttentionBlock
+            block = rematerialise(AttentionBlock, self.remat)
             return block(self.head_width, **dtypes, name=name)(h)
 
         h = Conv(self.channels[0], name="in", **dtypes)(x.astype(dtype))

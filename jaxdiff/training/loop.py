@@ -28,6 +28,7 @@ def fit(
     ema_half_lives=(500,),
     out=None,
     parallel="auto",
+    mesh="",
     updates_per_dispatch=1,
     accumulate=1,
     checkpoint_every=500,
@@ -57,6 +58,8 @@ def fit(
       ema_half_lives: half-lives of the averages of the parameters, in updates.
       out: run directory for configuration, log and checkpoints; None keeps nothing.
       parallel: `auto`, `pmap` or `jit`.
+      mesh: sizes of the axes of the devices' mesh, such as "data=2,fsdp=4", "" for `data` alone: examples are
+        cut over `data` and `fsdp`, the state over `fsdp` and, within blocks, over `tensor`.
       updates_per_dispatch: updates compiled into one call; pays for small models on accelerators.
       accumulate: parts that a device's batch is cut into, to save memory.
       checkpoint_every: updates between checkpoints; the last update has one too.
@@ -84,8 +87,8 @@ def fit(
     check_count("fit", least=0, seed=seed, picture_every=picture_every)
     for half_life in ema_half_lives:
         check_positive("fit", ema_half_lives=half_life)
-    layout = make_parallel(parallel)
-    check_batch_size(batch_size, layout.devices, accumulate)
+    layout = make_parallel(parallel, mesh=mesh)
+    check_batch_size(batch_size, layout.batch_devices, accumulate)
     feed = make_feed(data, batch_size, seed, getattr(loss, "num_classes", None))
     optimizer = optimizer or adamw(learning_rates(1e-3, steps))
     state = init_state(params, optimizer, ema_half_lives)
@@ -96,7 +99,7 @@ def fit(
     if out is not None:
         state = _resume(out, state, config, free, layout)
     update = make_update(loss, optimizer, ema_half_lives, accumulate)
-    dispatch = layout.compile(make_dispatch(update, feed.gather))
+    dispatch = layout.compile(make_dispatch(update, feed.gather), state)
     span = (int(state.step), steps, updates_per_dispatch)
     with Recorder(
         out, span[0], steps, layout, checkpoint_every=checkpoint_every, keep=keep,
@@ -137,7 +140,7 @@ def _loop(state, dispatch, feed, layout, seed, span, after):
     """Dispatches updates until the last step; `after(step, state, metrics)` watches."""
     step, steps, per_dispatch = span
     key = np.asarray(jax.random.key_data(jax.random.key(seed)))
-    state, resident, key = (layout.replicate(tree) for tree in (state, feed.resident, key))
+    state, resident, key = layout.place(state), layout.replicate(feed.resident), layout.replicate(key)
     while step < steps:
         count = min(per_dispatch, steps - step)
         items = layout.shard(feed.items(step, count))

@@ -1,4 +1,4 @@
-"""Data parallelism: one update compiled for one device, for `pmap`, or for `jit` with shardings."""
+"""Parallelism: one update compiled for one device, for `pmap`, or for `jit` over a mesh."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jaxdiff.core import check_choice
+from jaxdiff.core import batch_over, check_choice
+from jaxdiff.training.mesh import BATCH, make_mesh, mesh_sizes, shardings
 from jaxdiff.training.update import scan_updates
 
 MODES = ("auto", "pmap", "jit")
@@ -15,39 +16,53 @@ AXIS = "data"
 
 
 class Parallel(NamedTuple):
-    """How arrays are laid out over the devices and how a dispatch is compiled.
+    """How arrays are laid out over the devices, those of other processes included, and a dispatch is compiled.
 
     Attributes:
       mode: `pmap` or `jit`.
       devices: number of devices.
-      replicate: host tree -> a copy on every device, owned by no one else (it may be donated).
-      shard: `(updates, batch, ...)` host arrays -> the dispatch's third argument.
-      compile: `dispatch(state, resident, items, key, axis_name)` -> the compiled dispatch; `state`
-        is donated.
-      fetch: replicated device tree -> numpy arrays, one copy.
+      batch_devices: number of parts that a batch is cut into.
+      part: `(index, count)`: this process supplies the rows of part `index` of `count` of a batch.
+      place: train state on the host -> on the devices, owned by no one else (it may be donated).
+      replicate: host tree -> a copy on every device.
+      shard: `(updates, rows, ...)` host arrays, this process's rows -> the dispatch's third argument.
+      compile: `dispatch(state, resident, items, key, axis_name)`, a state or its shapes -> the compiled
+        dispatch; `state` is donated.
+      fetch: device tree -> whole numpy arrays; every process has to call it.
     """
 
     mode: str
     devices: int
+    batch_devices: int
+    part: tuple
+    place: Callable
     replicate: Callable
     shard: Callable
     compile: Callable
     fetch: Callable
 
 
-def parallel(mode="auto", devices=None):
-    """Data parallelism over `devices` (all by default).
+def parallel(mode="auto", devices=None, mesh=""):
+    """Parallelism over `devices`, all of every process by default.
 
-    `auto` is `pmap` over several devices and `jit` on one.
+    Args:
+      mode: `auto` is `pmap` for plain data parallelism over several devices and `jit` otherwise.
+      devices: list of devices.
+      mesh: sizes of the axes `data`, `fsdp` and `tensor`, such as "data=2,fsdp=4" (`mesh.mesh_sizes`).
+        Examples are cut over `data` and `fsdp`, the state over `fsdp` and `tensor`.
 
     Raises:
-      ValueError: for an unknown mode.
+      ValueError: for an unknown mode, a mesh of another number of devices, or one that `pmap` cannot have.
     """
     check_choice("parallel", "mode", mode, MODES)
     devices = list(devices or jax.devices())
+    sizes = mesh_sizes(mesh, len(devices))
+    plain = sizes["data"] == len(devices)
     if mode == "auto":
-        mode = "pmap" if len(devices) > 1 else "jit"
-    return (_pmap if mode == "pmap" else _jit)(devices)
+        mode = "pmap" if plain and len(devices) > 1 else "jit"
+    if mode == "pmap" and not plain:
+        raise ValueError(f"parallel: expected a mesh of the data axis alone for pmap, got {mesh!r}; use jit")
+    return _pmap(devices) if mode == "pmap" else _jit(devices, sizes)
 
 
 def check_batch_size(batch_size, devices, accumulate=1):
@@ -85,58 +100,114 @@ def make_dispatch(update, gather):
     return dispatch
 
 
-def _jit(devices):
-    # Auto axes: jax.make_mesh gives Explicit ones, under which a numpy batch is computed whole everywhere
-    mesh = Mesh(np.array(devices), (AXIS,))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(None, AXIS))
-    shardings = {
-        "in_shardings": (everywhere, everywhere, split, everywhere), "out_shardings": everywhere
+def _jit(devices, sizes):
+    # Auto axes: Explicit ones, the default, compute a numpy batch whole everywhere
+    mesh = make_mesh(sizes, devices)
+    alone = len(devices) == 1  # a mesh of one costs some percent of a small step
+    everywhere = SingleDeviceSharding(devices[0]) if alone else NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(None, BATCH))
+    plain = sizes["data"] == len(devices)  # every array of the state is everywhere
+
+    def layout(state):
+        return jax.tree.map(lambda _: everywhere, state) if plain else shardings(state, mesh)
+
+    def compile(dispatch, state):
+        def run(*args):
+            if plain:
+                return dispatch(*args, None)
+            with batch_over(mesh, BATCH):
+                return dispatch(*args, None)
+
+        state = everywhere if plain else layout(state)
+        placed = {} if alone else {
+            "in_shardings": (state, everywhere, split, everywhere), "out_shardings": (state, everywhere)
+        }
+        return jax.jit(run, donate_argnums=0, **placed)
+
+    def place(tree, where):
+        return jax.tree.map(lambda a, s: _put(np.array(a), s), tree, where)
+
+    def shard(items):
+        if jax.process_count() == 1:
+            return items
+        return jax.tree.map(lambda a: jax.make_array_from_process_local_data(split, a), items)
+
+    return Parallel(
+        mode="jit", devices=len(devices), batch_devices=sizes["data"] * sizes["fsdp"],
+        part=_part(NamedSharding(mesh, PartitionSpec(BATCH)), sizes["data"] * sizes["fsdp"]),
+        place=lambda state: place(state, layout(state)),
+        replicate=lambda tree: place(tree, jax.tree.map(lambda _: everywhere, tree)),
+        shard=shard, compile=compile, fetch=_fetch_whole,
+    )
+
+
+def _put(array, sharding):
+    """The whole host array on the devices of this process, cut by `sharding`.
+
+    `jax.device_put` would compare the arrays of all processes, a collective for each.
+    """
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _part(sharding, parts):
+    """`(index, count)` of the rows that this process's devices hold of a batch cut by `sharding`."""
+    held = {
+        index[0].indices(parts)[:2] for index in sharding.addressable_devices_indices_map((parts,)).values()
     }
-    if len(devices) == 1:  # a mesh of one costs some percent of a small step
-        everywhere, shardings = SingleDeviceSharding(devices[0]), {}
+    low, high = min(low for low, _ in held), max(high for _, high in held)
+    if len(held) != high - low or parts % len(held) or low % len(held):
+        raise ValueError(
+            f"mesh: expected each process to hold neighbouring examples, got parts {sorted(held)} of {parts}; "
+            "make the axis tensor divide the devices of a process, or the other way round"
+        )
+    return low // len(held), parts // len(held)
 
-    def compile(dispatch):
-        return jax.jit(lambda *args: dispatch(*args, None), donate_argnums=0, **shardings)
 
-    def replicate(tree):
-        return jax.tree.map(lambda a: jax.device_put(np.array(a), everywhere), tree)
+def _fetch_whole(tree):
+    from jax.experimental import multihost_utils
 
-    def fetch(tree):
+    def leaf(a):
+        if a.is_fully_addressable:
+            return np.asarray(a)
+        if a.is_fully_replicated:
+            return np.asarray(a.addressable_shards[0].data)
+        return multihost_utils.process_allgather(a, tiled=True)
+
+    if jax.process_count() == 1:
         return jax.tree.map(np.asarray, jax.device_get(tree))
-
-    return Parallel("jit", len(devices), replicate, lambda items: items, compile, fetch)
+    return jax.tree.map(leaf, tree)
 
 
 def _pmap(devices):
     # leading axis: the device; the state stays stacked, which multi-process donation needs
-    stacked = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    stacked = NamedSharding(Mesh(np.array(local), (AXIS,)), PartitionSpec(AXIS))
 
     def replicate(tree):
         def leaf(a):
             a = np.array(a)[None]
-            copies = [jax.device_put(a, device) for device in devices]
-            shape = (len(devices), *a.shape[1:])
+            copies = [jax.device_put(a, device) for device in local]
+            shape = (len(local), *a.shape[1:])
             return jax.make_array_from_single_device_arrays(shape, stacked, copies)
 
         return jax.tree.map(leaf, tree)
 
     def shard(items):
         def leaf(a):
-            return a.reshape(len(a), len(devices), -1, *a.shape[2:]).swapaxes(0, 1)
+            return a.reshape(len(a), len(local), -1, *a.shape[2:]).swapaxes(0, 1)
 
         return jax.tree.map(leaf, items)
 
-    def compile(dispatch):
-        return jax.pmap(
-            lambda *args: dispatch(*args, AXIS),
-            axis_name=AXIS,
-            donate_argnums=0,
-            devices=devices,
-        )
+    def compile(dispatch, state):
+        given = {"devices": devices} if jax.process_count() == 1 else {}
+        return jax.pmap(lambda *args: dispatch(*args, AXIS), axis_name=AXIS, donate_argnums=0, **given)
 
     def fetch(tree):
         # one shard's copy: indexing the stacked array would gather over all devices
         return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data)[0], tree)
 
-    return Parallel("pmap", len(devices), replicate, shard, compile, fetch)
+    return Parallel(
+        mode="pmap", devices=len(devices), batch_devices=len(devices),
+        part=(jax.process_index(), jax.process_count()), place=replicate, replicate=replicate,
+        shard=shard, compile=compile, fetch=fetch,
+    )

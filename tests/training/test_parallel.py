@@ -43,7 +43,7 @@ def dispatch_of(**options):
 def train(mode, devices, count=2, **options):
     layout = parallel(mode, jax.devices()[:devices])
     dispatch, state = dispatch_of(**options)
-    step = layout.compile(dispatch)
+    step = layout.compile(dispatch, state)
     state, resident, key = (layout.replicate(tree) for tree in (state, RESIDENT, KEY))
     losses = []
     for _ in range(2):
@@ -91,7 +91,7 @@ def test_jit_cuts_the_work_and_gathers_no_batch():
         layout = parallel("jit", jax.devices()[:devices])
         dispatch, state = dispatch_of()
         shapes = jax.eval_shape(lambda: (state, RESIDENT, ITEMS[:1], KEY))
-        return layout.compile(dispatch).lower(*shapes).compile()
+        return layout.compile(dispatch, state).lower(*shapes).compile()
 
     one, eight = compiled(1), compiled(8)
     assert eight.cost_analysis()["flops"] < one.cost_analysis()["flops"] / 4
@@ -104,7 +104,7 @@ def test_state_is_donated_and_the_callers_arrays_live_on(mode):
     dispatch, state = dispatch_of()
     placed = layout.replicate(state)
     resident, key = layout.replicate(RESIDENT), layout.replicate(KEY)
-    layout.compile(dispatch)(placed, resident, layout.shard(ITEMS[:1]), key)
+    layout.compile(dispatch, state)(placed, resident, layout.shard(ITEMS[:1]), key)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(placed.params))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((state, resident)))
 
