@@ -1,4 +1,5 @@
-"""The command line: `train`, `sample`, `evaluate`, `inspect`, `export`, `replay`, `report`, `list`."""
+"""The command line: `train`, `sample`, `evaluate`, `inspect`, `export`, `replay`, `report`,
+`list`, and `launch` for several processes of one machine."""
 
 import os
 import signal
@@ -18,10 +19,13 @@ def main(args=None):
       The exit code: 0; 1 for a loss that is not finite; 2 for bad input; 130 after Ctrl-C and 143
       after SIGTERM, once the run is saved.
     """
-    from jaxdiff.cli import again, commands
-    from jaxdiff.training import Interrupted, keep_freed_memory
+    from jaxdiff.cli import again, commands, local
+    from jaxdiff.training import Interrupted, distributed, keep_freed_memory
 
     keep_freed_memory()
+    args = sys.argv[1:] if args is None else list(args)
+    if args[:1] == ["launch"]:  # all words behind it belong to another command
+        return local.launch(args[1:])
 
     table = {
         "train": (commands.Train, commands.train),
@@ -40,7 +44,10 @@ def main(args=None):
     try:
         if isinstance(given, commands.Train) and (saved := commands.saved_settings(given.out)):
             given = _parse(args, kinds, train=saved)  # what is not said again is as the run has it
-        run(given)
+        if getattr(given, "coordinator", None) is not None:
+            distributed.join(given.coordinator, given.processes, given.process_id, given.heartbeat)
+        with distributed.together():
+            run(given)
     except ValueError as error:
         if not _raised_here(error):
             raise

@@ -12,11 +12,13 @@ from jaxdiff.cli.defaults import defaults_for
 from jaxdiff.metrics.report import LEAST
 from jaxdiff.training.runs import read_config
 
-# what may change when a run is continued: nothing of it enters an update
+# what may change when a run is continued: nothing of it enters an update, beyond rounding
 FREE = (
-    "out", "checkpoint_every", "keep", "log_every", "picture_every", "solver", "grid", "sample_steps",
+    "out", "parallel", "mesh", "checkpoint_every", "keep", "log_every", "picture_every", "solver", "grid", "sample_steps",
     "guidance_scale", "samples", "evaluate",
 )
+
+CLUSTER = ("coordinator", "processes", "process_id", "heartbeat")  # of the machines, and no part of the run
 
 
 def _arg(metavar, default="the data set's"):
@@ -44,7 +46,12 @@ class Train:
       checkpoint_every: updates between checkpoints; the last update has one too.
       model: network, such as UNet-XS or "MLP-S(width=256)".
       process: forward process, such as EDM or "VP(beta_max=10)".
-      parallel: auto is pmap over several devices and jit on one.
+      parallel: auto is pmap over several devices and jit on one, or on a mesh that has more axes than data.
+      mesh: axes of the devices, such as "data=2,fsdp=4"; also tensor. All of them data by default.
+      coordinator: of several processes: auto on a TPU pod or under SLURM, else HOST:PORT of process 0.
+      processes: their number, with HOST:PORT.
+      process_id: number of this one, with HOST:PORT.
+      heartbeat: seconds after which a process without a sign of life counts as gone, and the others end.
       parameterization: what the network's output means; edm takes the data's deviation.
       times: distribution of training times, such as "log_normal(mean=-0.8, std=1.2)".
       weighting: weight of the loss over times, or none.
@@ -83,6 +90,11 @@ class Train:
     model: Annotated[str | None, _NAMED] = None
     process: Annotated[str | None, _NAMED] = None
     parallel: Annotated[str, tyro.conf.arg(metavar="auto|pmap|jit")] = "auto"
+    mesh: Annotated[str, tyro.conf.arg(metavar="AXIS=N[,...]")] = ""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="auto|HOST:PORT")] = None
+    processes: int | None = None
+    process_id: int | None = None
+    heartbeat: int = 60
     parameterization: Annotated[str | None, _NAMED] = None
     times: Annotated[str | None, _NAMED] = None
     weighting: Annotated[str | None, _NAMED] = None
@@ -139,7 +151,7 @@ def resolve(given, dataset):
     fallback = defaults_for(dataset.name, dataset.shape)
     config = {
         name: fallback.get(name) if value is None else value
-        for name, value in dataclasses.asdict(given).items()
+        for name, value in dataclasses.asdict(given).items() if name not in CLUSTER
     }
     counts = {"samples": config["samples"], "held-out examples": len(dataset.held_out["x"])}
     for what, count in counts.items():
