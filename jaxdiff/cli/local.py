@@ -1,0 +1,49 @@
+"""`jaxdiff launch`: several processes of one command on this machine."""
+
+import dataclasses
+import signal
+from typing import Annotated
+
+import tyro
+
+from jaxdiff.training.launch import launch as start
+from jaxdiff.training.launch import wait
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """Run `jaxdiff train` as several processes of this machine, each with CPU devices of its own.
+
+    What stands behind -- is the command: jaxdiff launch --processes 2 --devices 2 -- train --data moons
+
+    Attributes:
+      processes: their number.
+      devices: CPU devices of each process.
+      heartbeat: seconds after which a process without a sign of life counts as gone, and the others end.
+    """
+
+    processes: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 2
+    devices: int = 1
+    heartbeat: int = 10
+
+
+def launch(words):
+    """Starts the processes and waits for them.
+
+    Returns:
+      The first exit code that is not 0, or 0; signals are passed on to the processes.
+
+    Raises:
+      SystemExit: where no command stands behind `--`.
+    """
+    cut = words.index("--") if "--" in words else len(words)
+    given = tyro.cli(Launch, prog="jaxdiff launch", args=words[:cut])
+    command = words[cut + 1 :]
+    if command[:1] != ["train"] or given.processes < 1 or given.devices < 1:
+        print("jaxdiff: expected positive numbers and a command, such as: jaxdiff launch -n 2 -- train --data moons")
+        return 2
+    running = start(command, given.processes, given.devices, given.heartbeat)
+    for number in (signal.SIGINT, signal.SIGTERM):  # one notice is enough: the processes stop together
+        signal.signal(number, lambda *_: running[0].send_signal(signal.SIGTERM))
+    codes = wait(running)
+    return next((code if code > 0 else 128 - code for code in codes if code), 0)
