@@ -1,25 +1,44 @@
 """The record that every data set arrives as, and the order in which its examples are seen."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 
+class Examples(NamedTuple):
+    """What a run trains on: examples as they are stored, and how the network is to see them.
+
+    Attributes:
+      source: dict of `(size, ...)` arrays in memory, or a random-access source such as `sources.Guarded`:
+        `len(source)`, and `source.__getitems__(indices)`, a list of dicts of arrays.
+      prepare: `batch -> batch`, traced; unsigned bytes travel to the device and are scaled there.
+    """
+
+    source: object
+    prepare: Callable
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A small data set on the host, with the scale on which models see it.
+    """A data set, with the scale on which models see it.
 
     Models work on `(x - shift) / scale`; everything else (metrics, pictures, files) on the data's
     own values.
 
     Attributes:
       name: what `load` was asked for.
-      train: `{"x": (n, *shape) float32}` in data units, and `"label": (n,) int32` where there is.
+      train: `{"x": (n, *shape) float32}` in data units, and `"label": (n,) int32` where there is; of a
+        set that is streamed, a sample.
       held_out: arrays of the same names, never trained on; `()` long where there is no such split.
       num_classes: 0 where the data has no labels.
       value_range: (lowest, highest) value of an example, or None for unbounded vectors.
       levels: number of equally spaced values in the range (17 for digits), or None: continuous.
       shift, scale: of the model's scale.
+      source: random access to every training example as it is stored, where the set is too large for
+        the memory (`sources.Guarded`); else None.
     """
 
     name: str
@@ -30,6 +49,7 @@ class Dataset:
     levels: int | None = None
     shift: float = 0.0
     scale: float = 1.0
+    source: object = None
 
     @property
     def shape(self):
@@ -40,6 +60,21 @@ class Dataset:
     def sigma_data(self):
         """Standard deviation of the training values on the model's scale."""
         return float(np.std(self.train["x"], dtype=np.float64) / self.scale)
+
+    def examples(self, label=True):
+        """`Examples` to train on, with labels where there are and `label`; images as unsigned bytes."""
+        stored = dict(self.train)
+        if self.value_range is not None and self.levels is not None and self.levels <= 256:
+            if tuple(self.value_range) == (0, self.levels - 1):
+                stored["x"] = stored["x"].astype(np.uint8)
+
+        def prepare(batch):
+            batch = batch | {"x": self.to_model(batch["x"].astype(np.float32))}
+            return batch if label else {"x": batch["x"]}
+
+        if not label:
+            stored.pop("label", None)
+        return Examples(stored if self.source is None else self.source, prepare)
 
     def to_model(self, x):
         """Data units to the model's scale; any array type, any shape."""
@@ -102,10 +137,16 @@ def batch_indices(size, batch_size, seed, step):
     for name, (value, least) in least_of.items():
         if value < least:
             raise ValueError(f"batch_indices: expected {name} >= {least}, got {value}")
-    position = np.arange(step * batch_size, (step + 1) * batch_size)
-    epoch = position // size
-    order = [
-        np.random.default_rng([seed, int(e)]).permutation(size)
-        for e in range(epoch[0], epoch[-1] + 1)
+    first, end = step * batch_size, (step + 1) * batch_size
+    parts = [
+        _permutation(seed, epoch, size)[max(first - epoch * size, 0) : end - epoch * size]
+        for epoch in range(first // size, (end - 1) // size + 1)
     ]
-    return np.concatenate(order)[position - epoch[0] * size]
+    return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=4)  # a batch would otherwise cost the permutation of its epoch
+def _permutation(seed, epoch, size):
+    order = np.random.default_rng([seed, epoch]).permutation(size)
+    order.flags.writeable = False
+    return order

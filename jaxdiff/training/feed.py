@@ -1,15 +1,18 @@
-"""Batches of a run as a function of the step."""
+"""Batches of a run as a function of the step, read ahead of it."""
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from jaxdiff.data.arrays import batch_indices
+from jaxdiff.data.arrays import Examples, batch_indices
 
 RESIDENT_BYTES = 2**30  # sets up to this size live on the device
-_BLOCK = 64  # batches whose order is drawn at once: a permutation a batch would cost small models
+READ_AHEAD = 8  # batches
+THREADS = max(2, min(8, os.cpu_count() or 1))
 
 
 class Feed(NamedTuple):
@@ -17,61 +20,147 @@ class Feed(NamedTuple):
 
     Attributes:
       resident: arrays that live on the device.
-      items: `(step, count) -> (count, batch, ...)` host arrays, for the updates from `step` on.
+      items: `(step, count) -> (count, rows, ...)` host arrays, for the updates from `step` on: this
+        process's rows of each batch.
       gather: `(resident, item) -> batch`, traced.
+      close: ends the threads that read ahead.
     """
 
     resident: object
     items: Callable
     gather: Callable
+    close: Callable = lambda: None
 
 
-def make_feed(data, batch_size, seed, num_classes=None):
-    """Batches of `data`, a dict of `(size, ...)` arrays; the batch of a step depends on it and the seed.
+def make_feed(data, batch_size, seed, num_classes=None, process_index=0, process_count=1):
+    """Batches of `data`; the global batch of a step depends on the data, the seed and the step alone.
 
-    Small sets live on the device and a step sends the batch's indices; of larger ones it sends the rows.
+    So a run resumes at the exact example, also on another number of devices or processes, and every
+    epoch shows every example once. Small sets live on the device and a step sends the batch's indices; of
+    larger ones it sends the rows, and of those beyond the memory threads read a few batches ahead. Dispatch
+    is asynchronous: what is sent travels while the device works on the updates before.
+
+    Args:
+      data: dict of `(size, ...)` arrays, such as `x` and `label`, or `Examples` of `jaxdiff.data`.
+      batch_size: examples of an update, over all processes.
+      seed: of the order.
+      num_classes: what labels have to stay below, if that is known.
+      process_index, process_count: this process supplies part `process_index` of `process_count` equal,
+        contiguous parts of every batch.
 
     Raises:
-      ValueError: if the arrays disagree on the size, a value is not finite, or a `label` is not one of the
-        classes 0, 1, ... (below `num_classes`, if that is known).
+      ValueError: if the arrays disagree on the size, a value is not finite, a `label` is not one of the
+        classes 0, 1, ..., or the batch cannot be cut evenly.
     """
-    data = {name: np.asarray(array) for name, array in data.items()}
-    size = _size(data)
-    _check_labels(data.get("label"), num_classes)
-    cached = [None, None]
+    if batch_size % process_count or not 0 <= process_index < process_count:
+        raise ValueError(
+            f"fit: expected batch_size to be a multiple of the {process_count} processes, got {batch_size} "
+            f"(process {process_index}); use {-(-batch_size // process_count) * process_count}"
+        )
+    source, prepare = data if isinstance(data, Examples) else Examples(data, lambda batch: batch)
+    rows = batch_size // process_count
+    own = slice(process_index * rows, (process_index + 1) * rows)
+    if not isinstance(source, Mapping):
+        def read(picked):
+            batch = collate(source.__getitems__(picked.tolist()))
+            _check_values(batch, picked)
+            _check_labels(batch.get("label"), num_classes)
+            return batch
 
-    def indices(step):
-        block = step // _BLOCK
-        if cached[0] != block:
-            order = batch_indices(size, batch_size * _BLOCK, seed, block)
-            cached[:] = block, order.astype(np.int32).reshape(_BLOCK, batch_size)
-        return cached[1][step % _BLOCK]
+        return _streamed(read, lambda step: batch_indices(len(source), batch_size, seed, step)[own], prepare)
+    arrays = {name: np.asarray(array) for name, array in source.items()}
+    size = _size(arrays)
+    _check_values(arrays)
+    _check_labels(arrays.get("label"), num_classes)
 
-    def chosen(step, count):
-        return np.stack([indices(step + i) for i in range(count)])
+    def chosen(step):
+        return batch_indices(size, batch_size, seed, step)[own].astype(np.int32)
 
-    if sum(array.nbytes for array in data.values()) <= RESIDENT_BYTES:
-        return Feed(data, chosen, lambda resident, item: jax.tree.map(lambda a: a[item], resident))
-
-    def rows(step, count):
-        picked = chosen(step, count)
-        return {name: array[picked] for name, array in data.items()}
-
-    return Feed({}, rows, lambda resident, item: item)
+    if sum(array.nbytes for array in arrays.values()) > RESIDENT_BYTES:
+        return _streamed(lambda picked: {k: a[picked] for k, a in arrays.items()}, chosen, prepare)
+    return Feed(
+        arrays,
+        lambda step, count: np.stack([chosen(step + i) for i in range(count)]),
+        lambda resident, item: prepare(jax.tree.map(lambda a: a[item], resident)),
+    )
 
 
-def _size(data):
-    sizes = {name: len(array) for name, array in data.items()}
+def collate(examples):
+    """A list of dicts of arrays as one dict of `(len, ...)` arrays; integers of one number as int32."""
+    batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    return {name: a.astype(np.int32) if a.dtype == np.int64 else a for name, a in batch.items()}
+
+
+class _Steps:
+    """Random access by step to batches, or to the errors in their place: grain would edit their messages."""
+
+    def __init__(self, read):
+        self._read = read
+
+    def __len__(self):
+        return sys.maxsize
+
+    def __getitem__(self, step):
+        try:
+            return self._read(step), None
+        except BaseException as error:
+            return None, error
+
+
+def _streamed(read, chosen, prepare):
+    """Grain's threads read ahead of the step that was asked for last; they end with `close`."""
+    running = []  # the iterator and the step that it gives next, once there is one
+
+    def begin(step):
+        import grain
+
+        close()
+        steps = grain.MapDataset.source(_Steps(lambda step: read(chosen(step))))
+        iterator = iter(steps.to_iter_dataset(grain.ReadOptions(THREADS, READ_AHEAD)))
+        iterator.set_state({"next_index": step})
+        running[:] = iterator, step
+
+    def items(step, count):
+        if not running or running[1] != step:
+            begin(step)
+        batches = []
+        for _ in range(count):
+            batch, error = next(running[0])
+            if error is not None:
+                close()
+                raise error
+            batches.append(batch)
+        running[1] = step + count
+        if count == 1:
+            return {name: array[None] for name, array in batches[0].items()}
+        return jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+
+    def close():
+        if running:
+            running[0].close()
+            running.clear()
+
+    return Feed({}, items, lambda resident, item: prepare(item), close)
+
+
+def _size(arrays):
+    sizes = {name: len(array) for name, array in arrays.items()}
     if not sizes or len(set(sizes.values())) > 1 or not min(sizes.values()):
         raise ValueError(f"fit: expected data arrays of one size above 0, got {sizes}")
-    for name, array in data.items():
+    return sizes.popitem()[1]
+
+
+def _check_values(arrays, picked=None):
+    """Raises ValueError at the first value that is not finite; `picked` are the examples' numbers."""
+    for name, array in arrays.items():
         bad = np.argwhere(~np.isfinite(array)) if array.dtype.kind == "f" else ()
         if len(bad):
+            first = tuple(map(int, bad[0]))
+            where = first if picked is None else (int(picked[first[0]]), *first[1:])
             raise ValueError(
-                f"fit: expected finite data, got {array[tuple(bad[0])]} in {name} at index "
-                f"{tuple(map(int, bad[0]))} ({len(bad)} such values); clean or drop these examples"
+                f"fit: expected finite data, got {array[first]} in {name} at index {where} "
+                f"({len(bad)} such values); clean or drop these examples"
             )
-    return sizes.popitem()[1]
 
 
 def _check_labels(labels, num_classes):
