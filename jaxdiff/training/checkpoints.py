@@ -1,9 +1,11 @@
 """Checkpoints through orbax, with a fingerprint of our own: orbax restores flipped bits silently."""
 
 import contextlib
+import importlib.metadata
 import json
 import logging
 import os
+import platform
 import shutil
 import zlib
 
@@ -31,7 +33,10 @@ class Checkpoints:
             save_decision_policy=save_decision_policy.FixedIntervalPolicy(1),  # the loop decides
             preservation_policy=preservation_policy.LatestN(keep),
             cleanup_tmp_directories=True,
+            multiprocessing_options=_alone(ocp),
+            create=False,
         )
+        os.makedirs(directory, exist_ok=True)
         self._manager = ocp.CheckpointManager(os.path.abspath(directory), options=options)
         self.newest = self._manager.latest_step()
         self._committed, self._under_way = committed, False
@@ -42,25 +47,35 @@ class Checkpoints:
             return
         self._finish()
         ocp = _orbax()
-        record = {"sha256": fingerprint(state)}
         items = {
             "state": ocp.args.StandardSave(dict(vars(state))),
-            "record": ocp.args.JsonSave(record),
+            "record": ocp.args.JsonSave({"sha256": fingerprint(state), **self._record}),
         }
-        self._manager.save(step, args=ocp.args.Composite(**items))
-        self.newest, self._under_way = step, True
+        with self._failing(step):
+            self._manager.save(step, args=ocp.args.Composite(**items))
+        self._under_way = step
 
     def poll(self):
         """Notices, without waiting, that a save has become whole."""
-        if self._under_way and not self._manager.is_saving_in_progress():
+        if self._under_way is not None and not self._manager.is_saving_in_progress():
             self._finish()
 
     def _finish(self):
-        self._manager.wait_until_finished()  # raises what the background thread raised
-        if self._under_way:
-            self._under_way = False
-            _seal(os.path.join(self._manager.directory, str(self.newest)))
-            self._committed(self.newest)
+        if self._under_way is None:
+            return
+        step, self._under_way = self._under_way, None
+        with self._failing(step):
+            self._manager.wait_until_finished()  # raises what the background thread raised
+            _seal(os.path.join(self._manager.directory, str(step)))
+        self.newest = step
+        self._committed(step)
+
+    @contextlib.contextmanager
+    def _failing(self, step):
+        try:
+            yield
+        except Exception as error:  # orbax and tensorstore raise several kinds for one full disk
+            raise CannotSave(f"checkpoint {step} could not be written ({_first_line(error)})") from error
 
     def __enter__(self):
         return self
@@ -72,18 +87,27 @@ class Checkpoints:
             self._manager.close()
 
 
+def versions():
+    """The versions of the packages that a state depends on."""
+    from jaxdiff import __version__
+
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"jaxdiff": __version__, "python": platform.python_version(), **found}
+
+
 def steps(directory):
     """Steps that have a directory in `directory`, newest first; whether they are whole is not looked at."""
     names = os.listdir(directory) if os.path.isdir(directory) else []
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
-def restore(directory, report=print):
+def restore(directory, report=print, until=None):
     """The newest whole checkpoint.
 
     Args:
       directory: where `Checkpoints` saved.
       report: called with one line for each broken checkpoint that was passed over.
+      until: the newest step that is looked at; any if None.
 
     Returns:
       `(step, fields)`, the fields of a `TrainState` as nested dicts and lists of numpy arrays; None
@@ -94,10 +118,12 @@ def restore(directory, report=print):
     """
     broken = {}
     for step in steps(directory):
+        if until is not None and step > until:
+            continue
         try:
             fields = _read(directory, step)
         except Exception as error:  # orbax raises a dozen kinds for a torn file
-            broken[step] = str(error).strip().splitlines()[0][:200] if str(error) else repr(error)
+            broken[step] = _first_line(error)
             continue
         for lost, reason in broken.items():
             report(f"checkpoint {lost} is not whole ({reason}); falling back to checkpoint {step}")
@@ -109,6 +135,12 @@ def restore(directory, report=print):
             "back, or train again in another directory"
         )
     return None
+
+
+def read_record(directory, step):
+    """What a checkpoint says of itself: dict of `sha256`, `versions` and `config`."""
+    ocp = _orbax()
+    return _items(directory, step, record=ocp.args.JsonRestore())["record"]
 
 
 def set_aside(directory, newer_than):
@@ -178,18 +210,22 @@ def _checksums(path):
 def _read(directory, step):
     _check_seal(os.path.join(directory, str(step)))
     ocp = _orbax()
-    with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as reader:
-        items = reader.restore(
-            os.path.join(os.path.abspath(directory), str(step)),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()
-            ),
-        )
-    fields, record = items["state"], items["record"]
-    fields = jax.tree.map(np.asarray, fields)
-    if fingerprint(fields) != record["sha256"] or int(fields["step"]) != step:
+    items = _items(directory, step, state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore())
+    fields = jax.tree.map(np.asarray, items["state"])
+    if fingerprint(fields) != items["record"]["sha256"] or int(fields["step"]) != step:
         raise ValueError("its contents do not match the SHA-256 that was saved with them")
     return fields
+
+
+def _items(directory, step, **items):
+    ocp = _orbax()
+    path = os.path.join(os.path.abspath(directory), str(step))
+    with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as reader:
+        return reader.restore(path, args=ocp.args.Composite(**items))
+
+
+def _first_line(error):
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
 
 
 def _orbax():

@@ -1,12 +1,13 @@
 """The training loop."""
 
+import json
 import sys
 
 import jax
 import numpy as np
 
 from jaxdiff.core import check_count, check_positive
-from jaxdiff.training import checkpoints, runs
+from jaxdiff.training import checkpoints, distributed, runs
 from jaxdiff.training.feed import make_feed
 from jaxdiff.training.optimizers import adamw, learning_rates
 from jaxdiff.training.parallel import check_batch_size, make_dispatch
@@ -40,7 +41,7 @@ def fit(
     free=(),
     progress=True,
 ):
-    """Trains, and continues an interrupted run bit for bit.
+    """Trains, and continues an interrupted run bit for bit; over several processes, every one calls it.
 
     The batch of a step is a function of `(seed, step)`, and the key of an example of
     `(seed, step, its index in the batch)`: with the same `out`, the same settings and the same
@@ -56,7 +57,7 @@ def fit(
       seed: seed of data order, times, noise and dropout.
       optimizer: an optax transformation; AdamW at 1e-3 with a cosine decay by default.
       ema_half_lives: half-lives of the averages of the parameters, in updates.
-      out: run directory for configuration, log and checkpoints; None keeps nothing.
+      out: run directory for configuration, log and checkpoints, of the first process; None keeps nothing.
       parallel: `auto`, `pmap` or `jit`.
       mesh: sizes of the axes of the devices' mesh, such as "data=2,fsdp=4", "" for `data` alone: examples are
         cut over `data` and `fsdp`, the state over `fsdp` and, within blocks, over `tensor`.
@@ -65,7 +66,8 @@ def fit(
       checkpoint_every: updates between checkpoints; the last update has one too.
       keep: number of checkpoints that are kept.
       log_every: updates between log lines.
-      picture: `picture(step, params)`, called with the first average every `picture_every` updates.
+      picture: `picture(step, params)`, called with the first average every `picture_every` updates, by every
+        process.
       picture_every: updates between pictures; 0 for none.
       config: dict saved with the run, which a continued run must equal; these settings by default.
       free: names of entries of `config` that may change when a run is continued.
@@ -89,15 +91,17 @@ def fit(
         check_positive("fit", ema_half_lives=half_life)
     layout = make_parallel(parallel, mesh=mesh)
     check_batch_size(batch_size, layout.batch_devices, accumulate)
-    feed = make_feed(data, batch_size, seed, getattr(loss, "num_classes", None))
+    feed = make_feed(data, batch_size, seed, getattr(loss, "num_classes", None), *layout.part)
     optimizer = optimizer or adamw(learning_rates(1e-3, steps))
     state = init_state(params, optimizer, ema_half_lives)
     config = config or {
         "steps": steps, "batch_size": batch_size, "seed": seed, "accumulate": accumulate,
         "ema_half_lives": list(ema_half_lives),
     }
-    if out is not None:
+    distributed.check_same("settings", json.dumps(config, sort_keys=True))
+    if out is not None and distributed.first():
         state = _resume(out, state, config, free, layout)
+    state = distributed.broadcast(state)  # so the other processes need not see the directory
     update = make_update(loss, optimizer, ema_half_lives, accumulate)
     dispatch = layout.compile(make_dispatch(update, feed.gather), state)
     span = (int(state.step), steps, updates_per_dispatch)

@@ -3,34 +3,72 @@
 import contextlib
 import os
 import signal
+from typing import NamedTuple
 
-from jaxdiff.training import runs
-from jaxdiff.training.checkpoints import Checkpoints
+from jaxdiff.training import ema, runs
+from jaxdiff.training.checkpoints import CannotSave, Checkpoints
 from jaxdiff.training.goodput import Goodput
 from jaxdiff.training.progress import NotFinite, Progress
 from jaxdiff.training.signals import Interrupted, catch_signals
+from jaxdiff.training.snapshots import save_snapshot
+from jaxdiff.training.tensorboard import EventFiles
+from jaxdiff.training.watchdog import Watchdog, peers
+
+MOST_RECORDS = 100  # of updates that were not finite, from one start
+
+
+class Watch(NamedTuple):
+    """How a run is watched; as of `fit`, and of `Progress` and `Checkpoints`."""
+
+    checkpoint_every: int
+    keep: int
+    keep_every: int
+    log_every: int
+    picture: object
+    picture_every: int
+    profiles: tuple
+    snapshot_every: int
+    skip_limit: int
+    batch_size: int
+    show: bool
+    tensorboard: bool
+    watchdog: float
+    config: dict
+    edges: list | None
+    work: tuple | None
+    offence: object  # `step -> dict` of what `jaxdiff replay` needs
 
 
 class Recorder:
     """Watches a run; a context manager around its loop. `out=None` keeps nothing on disk."""
 
-    def __init__(self, out, start, steps, layout, *, checkpoint_every, keep, log_every, picture,
-                 picture_every, batch_size, show):
-        self._out, self._step, self._steps, self._fetch = out, start, steps, layout.fetch
-        self._picture, self._stack = picture, contextlib.ExitStack()
-        self._every = {"checkpoint": checkpoint_every, "picture": picture_every if picture else 0}
-        enter = self._stack.enter_context
-        self._goodput, self._first = Goodput(out, start), True
-        self._log = enter(contextlib.closing(runs.Log(out, start)))
+    def __init__(self, out, start, steps, layout, watch):
+        self._out, self._step, self._steps, self._watch = out, start, steps, watch
+        self._fetch, self._records, self._first = layout.fetch, 0, True
+        self._stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as stack:  # closed again if one of them cannot be opened
+            self._open(stack.enter_context, start, layout)
+            self._stack = stack.pop_all()
+
+    def _open(self, enter, start, layout):
+        out, watch = self._out, self._watch
+        self._goodput = Goodput(out, start)
+        events = watch.tensorboard and out is not None
+        events = enter(contextlib.closing(EventFiles(out, start))) if events else None
+        self._log = enter(contextlib.closing(runs.Log(out, start, events and events.write)))
         self._log.write(event="start", step=start, parallel=layout.mode, devices=layout.devices)
         self._saver = enter(Checkpoints(
-            runs.checkpoint_directory(out), keep,
+            runs.checkpoint_directory(out), watch.keep, watch.keep_every, watch.config,
             committed=lambda step: self._log.write(event="checkpoint", step=step),
         )) if out is not None else None
         self._progress = enter(Progress(
-            start, steps, layout, self._log, log_every, self._goodput, batch_size, show
+            start, self._steps, layout, self._log, watch.log_every, self._goodput, watch.batch_size, watch.show,
+            watch.skip_limit, self._offend, watch.edges, watch.work,
         ))
         self._caught = enter(catch_signals())
+        self._watchdog = enter(Watchdog(
+            watch.watchdog, self._progress.pulse, peers(watch.watchdog)
+        )) if watch.watchdog else None
 
     def after(self, step, state, metrics):
         """To be called after every dispatch; ends the run by an exception where it must end.
@@ -38,6 +76,7 @@ class Recorder:
         Raises:
           FloatingPointError: if a loss or gradient was not finite, a few dispatches ago at most.
           Interrupted: after a signal, once `state` is saved.
+          CannotSave: if a checkpoint could not be written.
         """
         previous, self._step = self._step, step
         if self._first:
@@ -46,34 +85,60 @@ class Recorder:
         self._guard(lambda: self._progress.push(metrics))
         if self._saver is not None:
             self._saver.poll()
-        if self._due("picture", previous):
-            self._guard(self._progress.drain)  # waiting for the steps before is no part of the picture
-            with self._goodput.spent_on("pictures"):
-                self._picture(step, self._fetch(state.ema[0] if state.ema else state.params))
+        if self._watch.picture and self._due(self._watch.picture_every, previous):
+            with self._aside("pictures"):
+                self._watch.picture(step, self._fetch(state.ema[0] if state.ema else state.params))
         last = step == self._steps or self._caught
         if last:
             self._guard(self._progress.drain)
-        if self._saver is not None and (last or self._due("checkpoint", previous)):
-            self._guard(self._progress.drain)  # nothing is saved before it is known to be finite
-            with self._goodput.spent_on("checkpoints"):
+        if self._out is not None and self._snapshot_due(previous):
+            with self._aside("snapshots"):
+                save_snapshot(self._out, step, self._watch.profiles, self._fetch(state.ema))
+        if self._saver is not None and (last or self._due(self._watch.checkpoint_every, previous)):
+            with self._aside("checkpoints"):  # nothing is saved before it is known to be finite
                 self._saver.save(step, self._fetch(state))
         if self._caught:
             raise self._interruption()
 
-    def _due(self, event, previous):
-        every = self._every[event]
+    def patience(self):
+        """A context in which the watchdog allows for compilation."""
+        return contextlib.nullcontext() if self._watchdog is None else self._watchdog.patience()
+
+    @contextlib.contextmanager
+    def _aside(self, name):
+        """For what is no step: the updates before it are waited for, its seconds are counted as its own."""
+        self._guard(self._progress.drain)
+        with self._goodput.spent_on(name), self.patience():
+            yield
+
+    def _due(self, every, previous):
         return every and self._step // every > previous // every
+
+    def _snapshot_due(self, previous):
+        if not any(isinstance(profile, ema.Power) for profile in self._watch.profiles):
+            return False
+        return self._step == self._steps or self._due(self._watch.snapshot_every, previous)
+
+    def _offend(self, step):
+        if self._out is not None and self._records < MOST_RECORDS:
+            self._records += 1
+            runs.write_json(self._record_path(step), self._watch.offence(step))
+
+    def _record_path(self, step):
+        return os.path.join(self._out, f"nonfinite-{step:06d}.json")
 
     def _guard(self, action):
         try:
             action()
         except NotFinite as error:
-            if self._out is not None:  # for `jaxdiff replay`
-                path = os.path.join(self._out, f"nonfinite-{error.step:06d}.json")
-                runs.write_json(path, {"step": error.step})
-            saved = self._saver.newest if self._saver is not None else None
-            kept = f"checkpoint {saved} in {self._out} is kept" if saved is not None else "nothing was saved"
-            raise FloatingPointError(f"{error}; {kept}; lower the learning rate") from None
+            advice = "lower the learning rate"
+            if self._out is not None:
+                advice += f", or see `jaxdiff replay {self._record_path(error.step)}`"
+            raise FloatingPointError(f"{error}; {self._kept()}; {advice}") from None
+
+    def _kept(self):
+        saved = self._saver.newest if self._saver is not None else None
+        return f"checkpoint {saved} in {self._out} is kept" if saved is not None else "nothing was saved"
 
     def _interruption(self):
         number = self._caught[0]
@@ -84,5 +149,17 @@ class Recorder:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
-        return self._stack.__exit__(*error)
+    def __exit__(self, kind, error, trace):
+        try:
+            with self.patience():  # the last checkpoint is waited for
+                self._stack.__exit__(kind, error, trace)
+        except OSError as failed:
+            error = error if isinstance(error, OSError) else failed
+        if isinstance(error, OSError):
+            raise self._cannot_write(error) from error
+
+    def _cannot_write(self, error):
+        return CannotSave(
+            f"fit: expected to write in {self._out}, got: {error}; {self._kept()}; make room there, and the "
+            "same command continues it"
+        )
