@@ -17,9 +17,11 @@ from jaxdiff.core import (
     check_positive,
     concrete,
     dataclass,
+    is_concrete,
     match_dims,
     namespace,
     safe_divide,
+    safe_sqrt,
     static_field,
 )
 
@@ -40,8 +42,8 @@ class Parameterization:
     Attributes:
       name: how it is called.
       rule: `(process, t, **numbers) -> (c_skip, c_out, p, q)`, the output being `p x0 + q noise`.
-      on_y: `(process, t) -> r`, where the output is `p x0 + q noise + r y` (`y` the second endpoint of
-        processes that have one); None where r is 0.
+      on_y: `(process, t, **numbers) -> r`, where the output is `p x0 + q noise + r y` (`y` the second
+        endpoint of processes that have one); None where r is 0.
       numbers: parameters of the rule, e.g. `sigma_data`.
       scaled: whether the network's input is scaled and its time is a log-SNR (EDM preconditioning).
     """
@@ -57,9 +59,8 @@ class Parameterization:
         c_skip, c_out, _, _ = self.rule(process, t, **self.numbers)
         if not self.scaled:
             return Coefficients(c_skip, c_out, namespace(t, process).ones_like(c_out), process.c_noise(t))
-        a, b, c = process.coefficients(t)
         xp = namespace(t, process, self)
-        c_in = 1 / xp.sqrt(c**2 + (a**2 + b**2) * self.numbers["sigma_data"] ** 2)
+        c_in = 1 / xp.sqrt(_variance(process, t, **self.numbers))
         # log(sigma) / 4, held finite at the exact ends of time
         return Coefficients(c_skip, c_out, c_in, -xp.clip(process.log_snr(t), -20.0, 20.0) / 4)
 
@@ -79,7 +80,7 @@ class Parameterization:
         """`output + sign r y`: what the second endpoint adds to the output."""
         if process.endpoint(y) is None or self.on_y is None:
             return output
-        return output + sign * _match(self.on_y(process, t), output, "add_y") * y
+        return output + sign * _match(self.on_y(process, t, **self.numbers), output, "add_y") * y
 
 
 def noise():
@@ -202,6 +203,97 @@ def _edm_rule(process, t, sigma_data):
     return safe_divide(clean * sigma_data, total), noise * sigma_data, noise / sigma_data, -clean
 
 
+def _variance(process, t, sigma_data, sigma_end=None, covariance=0.0):
+    """Variance of `x_t`, for data and second endpoints of known deviations and covariance."""
+    a, b, c = process.coefficients(t)
+    sigma_end = sigma_data if sigma_end is None else sigma_end
+    return c**2 + (a * sigma_data) ** 2 + (b * sigma_end) ** 2 + 2 * a * b * covariance
+
+
+def bridge(sigma_data=0.5, sigma_end=0.5, covariance=0.0):
+    """EDM preconditioning between two endpoints that are correlated: unit variance in and out.
+
+    With `V = a^2 sigma_data^2 + b^2 sigma_end^2 + 2 a b covariance + c^2`, for any process with a `y`:
+
+        D = c_skip x + c_out F,  c_in = 1 / sqrt(V),  c_skip = (a sigma_data^2 + b covariance) / V
+        c_out = sqrt((b^2 (sigma_data^2 sigma_end^2 - covariance^2) + c^2 sigma_data^2) / V)
+
+    `c_skip x` is the best linear estimate of the data from `x`; `edm(sigma_data)` where b = 0. Zhou et al.
+    (2024), arXiv:2309.16948, eq. 13 ff., with their a and b exchanged.
+
+    Args:
+      sigma_data, sigma_end: standard deviations of `x0` and `y`, above 0.
+      covariance: of a value of `x0` with that of `y`, below `sigma_data sigma_end` in size.
+    """
+    check_positive("bridge", sigma_data=sigma_data, sigma_end=sigma_end)
+    numbers = {"sigma_data": sigma_data, "sigma_end": sigma_end, "covariance": covariance}
+    most = sigma_data * sigma_end
+    if is_concrete(most, covariance) and abs(covariance) >= most:
+        raise ValueError(f"bridge: expected covariance within {most:g} of 0, got {covariance}")
+    return Parameterization("bridge", _bridge_rule, numbers, on_y=_bridge_on_y, scaled=True)
+
+
+def _bridge_rule(process, t, sigma_data, sigma_end, covariance):
+    a, b, c = process.coefficients(t)
+    xp = namespace(t, process, sigma_data, sigma_end, covariance)
+    total = xp.sqrt(_variance(process, t, sigma_data, sigma_end, covariance))
+    spread = (sigma_data * sigma_end) ** 2 - covariance**2
+    c_skip = (a * sigma_data**2 + b * covariance) / total**2
+    c_out = safe_sqrt(b**2 * spread + (c * sigma_data) ** 2) / total
+    # 1 - c_skip a, without a difference of near-equal numbers where there is little noise
+    rest = ((b * sigma_end) ** 2 + a * b * covariance + c**2) / total**2
+    return c_skip, c_out, safe_divide(rest, c_out), -safe_divide(c_skip * c, c_out)
+
+
+def _bridge_on_y(process, t, **numbers):
+    c_skip, c_out, _, _ = _bridge_rule(process, t, **numbers)
+    return -safe_divide(c_skip * process.coefficients(t)[1], c_out)
+
+
+def difference():
+    """The network predicts what is to be taken off, `x_t - x0`: `D = x - F`.
+
+    Li et al. (2023), arXiv:2205.07680, eq. 8, and Lyu et al. (2024), arXiv:2405.05953 (Brownian bridges).
+    """
+    return Parameterization("difference", _difference_rule, {}, on_y=_second)
+
+
+def _second(process, t):
+    return process.coefficients(t)[1]
+
+
+def _difference_rule(process, t):
+    a, _, c = process.coefficients(t)
+    zero, one = _like_time(process, t)
+    return one, -one, a - 1, c
+
+
+def two_heads(net, process, parameterization, y):
+    """A network with heads for residual and noise, as one that predicts what `parameterization` says.
+
+        F = p (y - residual) + q noise + r y
+
+    `velocity()` mixes them as Liu et al. (2024), arXiv:2308.13712 (SM-Res-N), do: `b' residual + c' noise`;
+    `v()` with the least error where the heads' errors are alike, and a clean estimate at t = 1 too;
+    `residual()` and `noise()` take one alone. To train, add `jd.losses.denoising` of either head by itself,
+    under the same key: both then see the same `x_t`.
+
+    Args:
+      net: `net(x, c_noise) -> (residual, noise)`, both of the shape of `x`.
+      process: one that tells networks its time, such as `jd.processes.Residual`.
+      parameterization: one that does not scale the network's input: all but `edm` and `bridge`.
+      y: the second endpoint, the shape of `x`.
+    """
+    if parameterization.scaled:
+        raise ValueError(f"two_heads: expected velocity(), v() or the like, got {parameterization.name}")
+
+    def combined(x, c_noise):
+        lost, noise = net(x, c_noise)
+        return parameterization.target(process, y - lost, noise, c_noise, y)
+
+    return combined
+
+
 def denoiser(net, process, parameterization, y=None):
     """The clean estimate of a network: `denoise(x, t) -> c_skip z + c_out net(c_in x, c_noise)`, z = x - b y.
 
@@ -301,13 +393,16 @@ def _match(coefficient, x, where):
 __all__ = [
     "Coefficients",
     "Parameterization",
+    "bridge",
     "convert",
     "data",
     "denoiser",
+    "difference",
     "edm",
     "noise",
     "residual",
     "score",
+    "two_heads",
     "v",
     "velocity",
 ]

@@ -56,6 +56,15 @@ def likelihood():
     return weight
 
 
+def inverse_deviation(most=5.0):
+    """`min(1 / c, most)`, for networks that predict `x_t - x0` of a Brownian bridge.
+
+    Lyu et al. (2024), arXiv:2405.05953, with `c` the bridge's standard deviation.
+    """
+    check_positive("inverse_deviation", most=most)
+    return lambda process, t: 1 / jnp.maximum(process.coefficients(t)[2], 1 / most)
+
+
 def _log_snr(process, t):
     return jnp.clip(process.log_snr(t), -LIMIT, LIMIT)
 

@@ -73,7 +73,8 @@ class BrownianBridge(Paired):
 
     Li et al. (2023), arXiv:2205.07680. Consecutive bridges (Lyu et al. (2024), arXiv:2405.05953, with
     `scale = sqrt(2 c)`) are this process from the middle frame (data) to either neighbour (`y`): one
-    network, told which, and the same solver from either end.
+    network, told which, and the same solver from either end. Both papers sample by `ancestral()` and predict
+    `jd.parameterizations.difference()`, the second with `jd.weightings.inverse_deviation()`.
     """
 
     scale: float = 1.0
@@ -289,8 +290,13 @@ class Residual(Paired):
 
         x_t = x0 + r(t) (y - x0) + c(t) noise,    r = 1 - (1 - t)^p,  c = scale t^q,  t in [0, 1]
         a = 1 - r,  b = r
+        q(x_s | x_t, x0):  mean x_t - (r_t - r_s) (y - x0) - (c_t - c_s^2 / c_t) E,
+                           variance c_s^2 (c_t^2 - c_s^2) / c_t^2,  E = (x_t - a_t x0 - b_t y) / c_t
 
-    Liu et al. (2024), arXiv:2308.13712, eq. 7. `scale = 0` is a deterministic path from `y` to the data.
+    Liu et al. (2024), arXiv:2308.13712, eq. 7, 13 and 14. Residual and noise are both added up step by step,
+    so the posterior is not that of the Gaussian process with the same marginals; `posterior`, `ancestral()`
+    and `ddim(eta)` follow it (the paper's eta is `eta**2`). `scale = 0` is a deterministic path from `y` to
+    the data. A network of two heads, for residual and noise, enters by `jd.parameterizations.two_heads`.
 
     Args:
       scale: noise level at t = 1, at least 0.
@@ -316,6 +322,9 @@ class Residual(Paired):
         a = xp.where(left > 0, xp.where(left > 0, left, 1.0) ** self.residual_power, 0.0)
         c = xp.where(t > 0, self.scale * xp.where(t > 0, t, 1.0) ** self.noise_power, 0.0)
         return a, 1.0 - a, c
+
+    def gain(self, t, s):
+        return namespace(t, s, self).ones_like(self.coefficients(t)[0])
 
 
 @dataclass

@@ -14,7 +14,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_choice, concrete, namespace, safe_sqrt
+from jaxdiff.core import check_choice, concrete, namespace, safe_divide, safe_sqrt
 from jaxdiff.processes.linear import LinearProcess
 from jaxdiff.solvers.tableau import linear, table
 from jaxdiff.solvers.variance import EstimateError
@@ -330,13 +330,14 @@ def _ddim(process, grid, eta, variance):
     a, _, c = process.coefficients(grid)
     log_snr = process.log_snr(grid)
     xp = namespace(grid, log_snr, eta, variance)
-    h = log_snr[1:] - log_snr[:-1]
+    with np.errstate(invalid="ignore"):  # no noise at either end
+        h = log_snr[1:] - log_snr[:-1]
     kappa = xp.where(xp.isfinite(h), -xp.expm1(-2 * xp.where(xp.isfinite(h), h, 0.0)), 1.0)
     if getattr(type(process), "gain", None) not in (None, LinearProcess.gain):
         # a transition of its own, which a / c does not tell
-        r = process.gain(grid[:-1], grid[1:]) * c[1:] / c[:-1]
+        r = process.gain(grid[:-1], grid[1:]) * safe_divide(c[1:], c[:-1])
         kappa = (1 - r) * (1 + r)
-    x_s = c[1:] / c[:-1] * safe_sqrt(1 - eta**2 * kappa)
+    x_s = safe_divide(c[1:], c[:-1]) * safe_sqrt(1 - eta**2 * kappa)
     clean = a[1:] - a[:-1] * x_s
     noise = eta * c[1:] * safe_sqrt(kappa)
     if variance != "small":

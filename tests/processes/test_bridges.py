@@ -107,15 +107,15 @@ def test_gradients_reach_the_parameters_of_a_numeric_inverse():
     np.testing.assert_allclose(jax.grad(time)(0.3), expected, rtol=1e-2)
 
 
-@pytest.mark.parametrize("process", [P.BrownianBridge(0.7), P.MeanReverting(0.3), P.ResShift()], ids=str)
+@pytest.mark.parametrize(
+    "process", [P.BrownianBridge(0.7), P.MeanReverting(0.3), P.ResShift(), P.Residual(0.8)], ids=str
+)
 def test_posterior_is_bayes_rule_on_a_grid(process):
     """q(x_s | x_t, x0, y) from the marginal at s and the transition from s to t."""
     s, t, x0, y, x_t = 0.4, 0.7, 0.8, -0.5, 0.3
     (a_s, b_s, c_s), (a_t, b_t, c_t) = process.coefficients(s), process.coefficients(t)
-    if isinstance(
-        process, P.ResShift
-    ):  # x_t = x_s + (eta_t - eta_s)(y - x0) + kappa sqrt(eta_t - eta_s) noise
-        gain, shift, variance = 1.0, (b_t - b_s) * (y - x0), 4.0 * (b_t - b_s)
+    if isinstance(process, P.ResShift | P.Residual):  # sums of shares of the residual and of noise
+        gain, shift, variance = 1.0, (b_t - b_s) * (y - x0), c_t**2 - c_s**2
     else:  # of the SDE, in z = x - b y
         gain = a_t / a_s
         shift, variance = (b_t - gain * b_s) * y, c_t**2 - gain**2 * c_s**2
@@ -191,6 +191,90 @@ def test_ancestral_steps_follow_a_transition_of_its_own():
     np.testing.assert_allclose(rows.next[:, -1], std, atol=1e-12)
 
 
+def test_residual_steps_are_the_published_ones():
+    """Liu et al. (2024), eq. 13 and 14, in residual and noise; `scale = 0` walks from y to the data."""
+    process, y, clean = P.Residual(0.8), jnp.array([[0.5, -2.0]]), jnp.array([[1.0, 0.3]])
+    grid = np.array([1.0, 0.7, 0.4, 0.0])
+    x, z = jnp.array([[0.9, -1.0]]), jax.random.normal(jax.random.key(0), (3, 1, 2))
+    for eta in (0.0, 0.6, 1.0):
+        path = jd.sample(z, lambda x, t: 0 * x + clean, process, S.ddim(eta), grid, x=x, y=y, save="all")
+        expected = x
+        for i in range(3):
+            (_, r_t, c_t), (_, r_s, c_s) = process.coefficients(grid[i]), process.coefficients(grid[i + 1])
+            noise = (expected - clean - r_t * (y - clean)) / c_t
+            sigma = eta * np.sqrt(c_s**2 * (c_t**2 - c_s**2)) / c_t
+            expected = expected - (r_t - r_s) * (y - clean) - (c_t - np.sqrt(c_s**2 - sigma**2)) * noise
+            expected = expected + sigma * z[i]
+            np.testing.assert_allclose(path[i + 1], expected, rtol=1e-5, atol=1e-5)
+    straight = P.Residual(1.0, residual_power=1.0)  # without a second endpoint: rectified flow, its DDIM
+    denoise = TARGET.denoiser(P.RectifiedFlow())
+    ours, theirs = (
+        jd.sample(z, denoise, process, S.ddim(), grid, x=x, y=end)
+        for process, end in ((straight, 0 * y), (P.RectifiedFlow(), None))
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    still = P.Residual(0.0)
+    path = jd.sample(z, lambda x, t: 0 * x + clean, still, S.ddim(), grid, x=y, y=y, save="all")
+    expected = [y + (1 - still.coefficients(t)[1]) * (clean - y) for t in grid]
+    np.testing.assert_allclose(path, expected, rtol=1e-6)
+
+
+def test_two_heads_walk_by_residual_and_noise():
+    process, y, x = P.Residual(0.8, residual_power=1.0), jnp.array([[0.5, -2.0]]), jnp.array([[0.9, -1.0]])
+    lost, noise = jnp.array([[0.2, 0.7]]), jnp.array([[-0.4, 1.1]])  # not those of x: nothing cancels
+    kinds = jd.parameterizations
+    grid = np.array([0.9, 0.6])
+    for kind in (kinds.velocity(), kinds.v(), kinds.residual()):
+        net = kinds.two_heads(lambda x, t: (lost, noise), process, kind, y)
+        denoise = jd.denoiser(net, process, kind, y)
+        if kind.name == "velocity":  # the schedules are straight: the flow's step is the paper's
+            step = jd.sample(None, denoise, process, S.euler(), grid, x=x, y=y)
+            np.testing.assert_allclose(step, x - 0.3 * lost - 0.3 * 0.8 * noise, rtol=1e-5)
+        if kind.name == "residual":
+            np.testing.assert_allclose(denoise(x, 0.9), y - lost, rtol=1e-6)
+        true = process.perturb(y - lost, noise, 0.9, y)
+        np.testing.assert_allclose(denoise(true, 0.9), y - lost, rtol=1e-4, err_msg=kind.name)
+    with pytest.raises(ValueError, match="two_heads: expected velocity"):
+        kinds.two_heads(lambda x, t: (x, x), process, kinds.edm(), y)
+
+
+def test_preconditioning_between_correlated_ends():
+    """Input and target of unit variance, uncorrelated with what `c_skip x` tells; `edm` without a y."""
+    kind = jd.parameterizations.bridge(0.6, 0.9, 0.4)
+    draws = np.random.default_rng(0).normal(size=(3, 200_000))
+    x0, y, noise = np.linalg.cholesky([[0.36, 0.4, 0], [0.4, 0.81, 0], [0, 0, 1]]) @ draws
+    for process in (P.BrownianBridge(0.7), P.DiffusionBridge(P.VP()), P.MeanReverting(0.3), P.Residual(0.8)):
+        for t in (0.1, 0.5, 0.9):
+            a, b, c = process.coefficients(t)
+            k, (p, q), r = (f(process, t) for f in (kind.coefficients, kind.target_coefficients, _on_y(kind)))
+            x = a * x0 + b * y + c * noise
+            target = p * x0 + q * noise + r * y
+            got = np.var(k.c_in * x), np.var(target), np.mean(x * target)
+            np.testing.assert_allclose(got, (1, 1, 0), atol=0.02, err_msg=f"{process} {t}")
+            np.testing.assert_allclose(k.c_skip * x + k.c_out * target, x0, atol=1e-9)
+    flow = P.RectifiedFlow()
+    ours, theirs = (k.coefficients(flow, 0.3) for k in (kind, jd.parameterizations.edm(0.6)))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    bridge, x = P.BrownianBridge(0.7), jnp.array([[0.3, -1.0]])
+    net = lambda x, c: 0.1 * x  # noqa: E731
+    np.testing.assert_allclose(jd.denoiser(net, bridge, kind, 2 * x)(x, 0.0), x, rtol=1e-6)
+    assert np.isfinite(jd.denoiser(net, bridge, kind, 2 * x)(2 * x, 1.0)).all()
+    with pytest.raises(ValueError, match="covariance within 0.54"):
+        jd.parameterizations.bridge(0.6, 0.9, -0.6)
+
+
+def _on_y(kind):
+    return lambda process, t: kind.on_y(process, t, **kind.numbers)
+
+
+def test_the_weight_of_consecutive_bridges():
+    bridge, t = P.BrownianBridge(np.sqrt(2)), jnp.array([0.5, 0.9, 0.001])
+    weight = jd.weightings.inverse_deviation()(bridge, t)
+    np.testing.assert_allclose(weight, [np.sqrt(2), 1 / np.sqrt(0.18), 5.0], rtol=1e-5)
+    c_out = jd.parameterizations.difference().coefficients(bridge, t).c_out
+    np.testing.assert_array_equal(c_out, -jnp.ones(3))  # so the weight is the output's as well
+
+
 def test_a_bridge_takes_one_exact_draw_from_its_pinned_end():
     process, y = P.BrownianBridge(0.7), jnp.ones((3, 2))
     grid = jd.grids.uniform(process, 4)
@@ -217,7 +301,10 @@ def test_the_denoiser_of_every_parameterization(process):
         if hasattr(process, "replace") and "base" not in vars(process)
         else process
     )
-    for kind in (kinds.data(), kinds.v(), kinds.velocity(), kinds.noise(), kinds.residual(), kinds.edm(0.5)):
+    for kind in (
+        kinds.data(), kinds.v(), kinds.velocity(), kinds.noise(), kinds.residual(), kinds.edm(0.5),
+        kinds.difference(), kinds.bridge(0.5, 0.7, 0.2),
+    ):  # fmt: skip
         ideal = kind.target(process, x0, noise, t, y)
         if "base" not in vars(process):
             clean = jd.denoiser(lambda x, c, ideal=ideal: ideal, interior, kind, y)(x, t)
