@@ -9,6 +9,7 @@ import numpy as np
 import tyro
 
 from jaxdiff.cli.defaults import defaults_for
+from jaxdiff.data import canonical
 from jaxdiff.metrics.report import LEAST
 from jaxdiff.training.runs import read_config
 
@@ -167,8 +168,7 @@ def resolve(given, dataset):
         config["parameterization"] = f"edm(sigma_data={dataset.sigma_data:.4g})"
     config["conditional"] = bool(config["conditional"] and dataset.num_classes)
     config["label_drop"] = config["label_drop"] if config["conditional"] else 0.0
-    kind, colon, path = config["data"].partition(":")
-    config["data"] = kind + colon + (os.path.abspath(path) if path else "")
+    config["data"] = canonical(config["data"])
     config["data_record"] = _record(dataset)
     return config
 

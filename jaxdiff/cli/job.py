@@ -54,9 +54,8 @@ def build_job(config):
 
 
 def arrays(job, dataset):
-    """What the run trains on: `x` on the network's scale, and `label` where it is told them."""
-    data = {"x": np.asarray(dataset.to_model(dataset.train["x"]), np.float32)}
-    return data if job.num_classes is None else data | {"label": dataset.train["label"]}
+    """What the run trains on, with labels where it is told them."""
+    return dataset.examples(label=job.num_classes is not None)
 
 
 def objective(job, config):

@@ -1,14 +1,11 @@
-"""Data of one's own: an npz file, or a folder of images."""
+"""Data of one's own in an npz file, and data sets out of arrays."""
 
-import pathlib
 import zipfile
 import zlib
 
 import numpy as np
 
 from jaxdiff.data.arrays import Dataset, check_finite, image_scale
-
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 def npz(path, held_out=0.2, seed=0):
@@ -40,65 +37,8 @@ def npz(path, held_out=0.2, seed=0):
             f"(n, height, width, channels) with n >= 2, got {x.dtype} of shape {x.shape}"
         )
     label = arrays.get("label")
-    return _from_arrays(where, x, label, held_out, seed)
-
-
-def images(folder, held_out=0.2, seed=0):
-    """Every image in a folder (not below it), in order of name; grey or colour as the files are.
-
-    Values are 0 to 255; of 16 bits the upper 8 are taken. Transparency is dropped.
-
-    Args:
-      folder: path.
-      held_out: share that is held out, drawn at random.
-      seed: of that draw.
-
-    Raises:
-      ValueError: no such folder, fewer than two images, images of unequal size, a file that is no image,
-        a share or a seed out of range.
-    """
-    where, folder = f"images:{folder}", pathlib.Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{where}: expected a folder, found none; check the path")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
-    if len(paths) < 2:
-        raise ValueError(
-            f"{where}: expected two images or more, got {len(paths)}; "
-            f"files should end in {', '.join(IMAGE_ENDINGS)}"
-        )
-    pictures = [_read_picture(where, path) for path in paths]
-    first = pictures[0]
-    for path, picture in zip(paths, pictures, strict=True):
-        if picture.size != first.size:
-            raise ValueError(
-                f"{where}: expected images of one size, got {paths[0].name} of "
-                f"{_size(first)} and {path.name} of {_size(picture)}; resize them first"
-            )
-    mode = "L" if all(p.mode == "L" for p in pictures) else "RGB"
-    return _from_arrays(where, np.stack([p.convert(mode) for p in pictures]), None, held_out, seed)
-
-
-def _read_picture(where, path):
-    """The image in a file, of mode L or RGB."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith("I;16"):  # Pillow would cut at 255
-                return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            if picture.mode not in ("I", "F"):
-                return picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB")
-            got = f"values of 32 bits ({picture.mode})"
-    except OSError as error:
-        got = f"something else ({error})"
-    raise ValueError(
-        f"{where}: expected {path.name} to be an image of 8 or 16 bits a value, got {got}; convert it or "
-        "take it out of the folder"
-    )
-
-
-def _size(picture):
-    return f"{picture.height} x {picture.width}"
+    check_share(where, held_out, seed)
+    return from_arrays(where, x, label, held_out, seed)
 
 
 def _read_npz(path):
@@ -117,36 +57,62 @@ def _read_npz(path):
         ) from None
 
 
-def _from_arrays(where, x, label, held_out, seed):
+def check_share(where, held_out, seed):
+    """Raises ValueError for a share or a seed out of range."""
     if not 0 < held_out < 1 or seed < 0:
         raise ValueError(
             f"{where}: expected held_out, a share, in (0, 1) and seed at least 0, got {held_out} and {seed}"
         )
+
+
+def from_arrays(where, x, label, held_out, seed, *, num_classes=0, given=None, source=None):
+    """The `Dataset` of arrays.
+
+    Args:
+      where: its name.
+      x: `(n, dimension)`, `(n, height, width)` or `(n, height, width, channels)`.
+      label: `(n,)` integers or None.
+      held_out, seed: share that is held out, drawn at random by the seed.
+      num_classes: of the labels; 0 for one more than the largest.
+      given: arrays `x` and `label` that are held out in place of a share.
+      source: of the set that these arrays are a sample of.
+    """
     picture, levels = x.ndim > 2, {np.dtype(np.uint8): 256, np.dtype(bool): 2}.get(x.dtype)
-    x = check_finite(f"{where} x", x.astype(np.float32))
-    x = x[..., None] if x.ndim == 3 else x
-    num_classes = 0
-    if label is not None:
-        label, num_classes = _check_labels(where, label, len(x))
-    order = np.random.default_rng(seed).permutation(len(x))
-    cut = min(max(1, round(held_out * len(x))), len(x) - 1)
-    parts = []
-    for index in (np.sort(order[cut:]), np.sort(order[:cut])):
-        arrays = {"x": x[index]}
-        parts.append(arrays if label is None else {**arrays, "label": label[index]})
+    parts = [_part(where, x, label)]
+    if given is None:
+        order = np.random.default_rng(seed).permutation(len(x))
+        cut = min(max(1, round(held_out * len(x))), len(x) - 1)
+        parts = [_rows(parts[0], np.sort(index)) for index in (order[cut:], order[:cut])]
+    else:
+        parts.append(_part(where, given["x"], given.get("label")))
+    labels = [part["label"] for part in parts if "label" in part]
+    least = 1 + max((int(part.max()) for part in labels), default=-1)
+    if num_classes and least > num_classes:
+        raise ValueError(f"{where}: expected labels below num_classes={num_classes}, got {least - 1}")
     train = parts[0]["x"]
-    value_range = (0.0, levels - 1.0) if levels else (float(x.min()), float(x.max()))
+    low, high = min(float(p["x"].min()) for p in parts), max(float(p["x"].max()) for p in parts)
     shift, scale = image_scale(train) if picture else _vector_scale(train)
     return Dataset(
         name=where,
         train=parts[0],
         held_out=parts[1],
-        num_classes=num_classes,
-        value_range=value_range if picture else None,
+        num_classes=num_classes or least if labels else 0,
+        value_range=((0.0, levels - 1.0) if levels else (low, high)) if picture else None,
         levels=levels if picture else None,
         shift=shift,
         scale=scale,
+        source=source,
     )
+
+
+def _part(where, x, label):
+    x = check_finite(f"{where} x", x.astype(np.float32))
+    part = {"x": x[..., None] if x.ndim == 3 else x}
+    return part if label is None else part | {"label": _check_labels(where, np.asarray(label), len(x))}
+
+
+def _rows(arrays, index):
+    return {name: array[index] for name, array in arrays.items()}
 
 
 def _vector_scale(x):
@@ -161,4 +127,4 @@ def _check_labels(where, label, size):
             f"{where}: expected label to be {size} integers from 0 on, "
             f"got {label.dtype} of shape {label.shape}; number the classes 0, 1, ..."
         )
-    return label.astype(np.int32), int(label.max()) + 1
+    return label.astype(np.int32)

@@ -110,7 +110,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
     ):
         broken = tmp_path / "c.tif"
         make(broken)
-        with pytest.raises(ValueError, match="expected c.tif to be an image of 8 or 16 bits"):
+        with pytest.raises(ValueError, match="c.tif: expected an image of 8 or 16 bits"):
             data.load(f"images:{tmp_path}")
         broken.rmdir() if broken.is_dir() else broken.unlink()
 
