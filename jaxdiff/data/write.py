@@ -56,7 +56,7 @@ def _is_path(part):
 
 
 def _by_split(data):
-    return all(_is_path(part) or isinstance(part, Mapping) for part in data.values())
+    return bool(data) and all(_is_path(part) or isinstance(part, Mapping) for part in data.values())
 
 
 class _Arrays:
