@@ -32,7 +32,7 @@ def run(name, seed):
         training.init_params(job.model, jax.random.key(seed), job.shape), job_.objective(job, config),
         {"x": np.asarray(data.to_model(data.train["x"]), np.float32)},
         steps=config["steps"], batch_size=config["batch_size"], seed=seed,
-        optimizer=job_.optimizer(config), ema_half_lives=config["ema_half_lives"], progress=False,
+        optimizer=job_.optimizer(config), ema=config["ema"], progress=False,
     )  # fmt: skip
     cpu = time.process_time() - start
     draw, rng = job_.make_sampler(job, config), np.random.default_rng(seed)

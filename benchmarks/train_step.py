@@ -99,7 +99,7 @@ def torch_side(shape, batch, channels, attention_resolutions):
     return step, sum(p.numel() for p in model.parameters()), counter.get_total_flops()
 
 
-def digits_job(ema_half_lives):
+def digits_job(ema):
     """The digits job's `(update, state, batch, model, process, parameterization, optimizer)`."""
     import jax
     import optax
@@ -112,16 +112,16 @@ def digits_job(ema_half_lives):
     params = jax.jit(model.init)(jax.random.key(0), x, c_noise)["params"]
     optimizer = optax.adamw(1e-3)
     loss = jd.training.denoising_objective(model, process, parameterization)
-    update = jd.training.make_update(loss, optimizer, ema_half_lives)
-    state = jd.training.init_state(params, optimizer, ema_half_lives)
+    update = jd.training.make_update(loss, optimizer, ema)
+    state = jd.training.init_state(params, optimizer, ema)
     return update, state, {"x": x, "label": label}, model, optimizer
 
 
-def ours(ema_half_lives):
+def ours(ema):
     """`step()` of jaxdiff's own update."""
     import jax
 
-    update, state, batch, *_ = digits_job(ema_half_lives)
+    update, state, batch, *_ = digits_job(ema)
     carry, key = [state], jax.random.key(1)
     compiled = jax.jit(update, donate_argnums=0).lower(state, batch, key).compile()
     batch = jax.device_put(batch)

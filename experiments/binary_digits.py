@@ -43,7 +43,7 @@ def train(model, process, x, steps):
     params = jax.jit(model.init)(jax.random.key(0), x[:1], jnp.zeros(1))["params"]
     rates = jd.training.learning_rates(2e-3, steps, warmup=min(50, steps - 1))
     state = jd.training.fit(
-        params, loss, {"x": x}, steps=steps, batch_size=64, ema_half_lives=(100,),
+        params, loss, {"x": x}, steps=steps, batch_size=64, ema=(100,),
         optimizer=jd.training.adamw(rates, beta2=0.99),
     )  # fmt: skip
     return network(state.ema[0])

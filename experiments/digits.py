@@ -68,7 +68,7 @@ def main():
         optimizer=jd.training.adamw(
             jd.training.learning_rates(2e-3, steps, warmup=min(50, steps - 1)), beta2=0.99
         ),
-        ema_half_lives=(200,),
+        ema=(200,),
         out=None if arguments.smoke else arguments.out,
     )
 

@@ -72,7 +72,7 @@ def trained(data, process, parameterization, steps):
         optimizer=jd.training.adamw(
             jd.training.learning_rates(2e-3, steps, warmup=min(50, steps - 1)), beta2=0.99
         ),
-        ema_half_lives=(100,),
+        ema=(100,),
     )
 
     def denoise(params, x, t, label):

@@ -97,7 +97,7 @@ def trained(data, process, steps):
         model, process, parameterization, times=jd.times.log_normal(mean=-1.2, std=1.2)
     )
     x = np.asarray(data.to_model(data.train["x"]), np.float32)
-    state = jd.training.fit(params, loss, {"x": x}, steps=steps, batch_size=32, ema_half_lives=(200,))
+    state = jd.training.fit(params, loss, {"x": x}, steps=steps, batch_size=32, ema=(200,))
     params = state.ema[0]
     return jd.denoiser(lambda x, c: model.apply({"params": params}, x, c), process, parameterization)
 

@@ -77,7 +77,7 @@ def train(name, model, loss, x, steps):
     print(f"{name}: {sum(leaf.size for leaf in jax.tree.leaves(params))} parameters")
     rates = jd.training.learning_rates(3e-3, steps, warmup=min(50, steps - 1))
     state = jd.training.fit(
-        params, objective, {"x": x}, steps=steps, batch_size=64, ema_half_lives=(20,),
+        params, objective, {"x": x}, steps=steps, batch_size=64, ema=(20,),
         optimizer=jd.training.adamw(rates, beta2=0.99),
     )  # fmt: skip
     return lambda tokens, c_noise: model.apply({"params": state.ema[0]}, tokens, c_noise)

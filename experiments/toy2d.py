@@ -40,7 +40,7 @@ def main():
         steps=steps,
         batch_size=VECTORS["batch_size"],
         optimizer=jd.training.adamw(rates),
-        ema_half_lives=VECTORS["ema_half_lives"],
+        ema=VECTORS["ema"],
     )
 
     @jax.jit

@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 
-INTERRUPTED, BAD_INPUT, NOT_FINITE = 128, 2, 1  # an interrupted run adds the signal's number
+INTERRUPTED, CANNOT_SAVE, BAD_INPUT, NOT_FINITE = 128, 74, 2, 1  # an interrupted run adds the signal's number
 
 
 def main(args=None):
@@ -16,11 +16,12 @@ def main(args=None):
       args: words of the command line; `sys.argv` without the program by default.
 
     Returns:
-      The exit code: 0; 1 for a loss that is not finite; 2 for bad input; 130 after Ctrl-C and 143
-      after SIGTERM, once the run is saved.
+      The exit code: 0; 1 for a loss that is not finite; 2 for bad input; 74 where the run's directory
+      cannot be written; 75 from the watchdog, for a run that is stuck; 130 after Ctrl-C and 143 after
+      SIGTERM, once the run is saved.
     """
     from jaxdiff.cli import again, commands, local
-    from jaxdiff.training import Interrupted, distributed, keep_freed_memory
+    from jaxdiff.training import CannotSave, Interrupted, distributed, keep_freed_memory
 
     keep_freed_memory()
     args = sys.argv[1:] if args is None else list(args)
@@ -54,6 +55,8 @@ def main(args=None):
         return _say(error, BAD_INPUT)
     except FloatingPointError as error:
         return _say(error, NOT_FINITE)
+    except CannotSave as error:
+        return _say(error, CANNOT_SAVE)
     except Interrupted as stop:
         return _say(stop, INTERRUPTED + stop.number)
     except KeyboardInterrupt:

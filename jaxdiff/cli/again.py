@@ -29,41 +29,45 @@ class Replay:
 
 def replay(given: Replay):
     """Prints the examples and parameters that are not finite."""
-    try:
-        with open(given.record) as file:
-            last = json.load(file)["step"] - 1
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"replay: expected RUN/nonfinite-STEP.json, got {given.record} ({error!r})"
-        ) from None
+    record = _read(given.record)
+    last = record["step"] - 1
     run = os.path.dirname(os.path.abspath(given.record))
     config = training.read_config(run) | {"out": run}
     job, dataset = job_.build_job(config), jd.data.load(config["data"])
     loss, optimizer = job_.objective(job, config), job_.optimizer(config)
-    feed = make_feed(job_.arrays(job, dataset), config["batch_size"], config["seed"], job.num_classes)
-    key = jax.random.key(config["seed"])
+    data, size, seed = job_.arrays(job, dataset), config["batch_size"], config["seed"]
+    if replay_.offence(data, size, seed, record["nonfinite"])(record["step"]) != record:
+        raise ValueError(f"replay: expected the run's data and seed, got other batches than {given.record}")
+    feed, key = make_feed(data, size, seed, job.num_classes), jax.random.key(seed)
     state = _state(run, config, job, optimizer, last)
     print(f"updates {int(state.step) + 1} to {last} again, then {last + 1} an example at a time")
-    update = training.make_update(loss, optimizer, config["ema_half_lives"], config["accumulate"])
+    update = training.make_update(loss, optimizer, config["ema"], config["accumulate"], record["nonfinite"])
     state = replay_.advance(state, update, feed, key, last)
     item = jax.tree.map(lambda a: a[0], feed.items(last, 1))
     found = replay_.examine(loss, state.params, feed.gather(feed.resident, item), key, last)
+    feed.close()
     for name in ("bad_loss", "bad_gradient", "leaves", "params"):
         print(f"{name:<14}{getattr(found, name) or 'none'}")
-    if not isinstance(item, dict):
-        print(f"{'in the data':<14}{[int(item[i]) for i in found.bad_loss + found.bad_gradient] or 'none'}")
+    bad = [record["indices"][i] for i in found.bad_loss + found.bad_gradient]
+    print(f"{'in the data':<14}{bad or 'none'}")
+
+
+def _read(path):
+    wanted = ("step", "key", "indices", "nonfinite")
+    try:
+        with open(path) as file:
+            content = json.load(file)
+        return {name: content[name] for name in wanted}
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"replay: expected RUN/nonfinite-STEP.json, got {path} ({error!r})") from None
 
 
 def _state(run, config, job, optimizer, last):
-    """The newest checkpoint, or the state before the first update where there is none."""
+    """The newest checkpoint before the step, or the state before the first update where there is none."""
     directory = training.checkpoint_directory(run)
-    found = training.restore(directory, report=lambda line: print(line, file=sys.stderr))
+    found = training.restore(directory, report=lambda line: print(line, file=sys.stderr), until=last)
     params = training.init_params(
         job.model, jax.random.fold_in(jax.random.key(config["seed"]), 0), job.shape
     )
-    state = training.init_state(params, optimizer, config["ema_half_lives"])
-    if found is None:
-        return state
-    if found[0] > last:
-        raise ValueError(f"replay: expected a checkpoint before step {last + 1}, got one of {found[0]}")
-    return training.to_state(found[1], state)
+    state = training.init_state(params, optimizer, config["ema"])
+    return state if found is None else training.to_state(found[1], state)

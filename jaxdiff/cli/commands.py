@@ -16,6 +16,7 @@ from jaxdiff.cli import job as job_
 from jaxdiff.cli.config import FREE, Train, resolve, saved_settings
 from jaxdiff.cli.names import FAMILIES, known
 from jaxdiff.interop import save_safetensors
+from jaxdiff.training import ema
 from jaxdiff.training.runs import write_json
 
 Run = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
@@ -35,6 +36,7 @@ class Sample:
       grid: such as karras; the run's own if None.
       steps: of the grid; the run's own if None.
       guidance_scale: of classifier-free guidance; the run's own if None.
+      ema: which average, as for `export`; the first if None.
     """
 
     run: Run
@@ -46,6 +48,7 @@ class Sample:
     grid: str | None = None
     steps: int | None = None
     guidance_scale: float | None = None
+    ema: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Evaluate:
       grid: such as karras; the run's own if None.
       steps: of the grid; the run's own if None.
       guidance_scale: of classifier-free guidance; the run's own if None.
+      ema: which average, as for `export`; the first if None.
     """
 
     run: Run
@@ -71,6 +75,7 @@ class Evaluate:
     grid: str | None = None
     steps: int | None = None
     guidance_scale: float | None = None
+    ema: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +96,15 @@ class Export:
     Attributes:
       run: directory of `jaxdiff train`.
       out: the file; RUN/weights.safetensors if None.
-      ema: number of the average, in the order of the half-lives.
+      ema: one of the run's averages, such as 500, or any power:WIDTH, put together from the run's snapshots;
+        the first of its averages if None.
+      step: updates after which the average is wanted, out of snapshots; the newest if None.
     """
 
     run: Run
     out: str | None = None
-    ema: int = 0
+    ema: str | None = None
+    step: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +149,9 @@ def train(given: Train):
     state = training.fit(
         params, loss, arrays, optimizer=optimizer, out=out, config=config, free=FREE, picture=picture,
         **{name: config[name] for name in (
-            "steps", "batch_size", "seed", "ema_half_lives", "parallel", "updates_per_dispatch",
-            "accumulate", "checkpoint_every", "keep", "log_every", "picture_every",
+            "steps", "batch_size", "seed", "ema", "snapshot_every", "parallel", "mesh",
+            "updates_per_dispatch", "accumulate", "nonfinite", "skip_limit", "checkpoint_every", "keep", "keep_every", "log_every",
+            "tensorboard", "peak_flops", "watchdog", "picture_every",
         )},
     )
     print(f"trained to step {int(state.step)}; checkpoints in {out}/checkpoints")
@@ -182,6 +191,8 @@ def inspect(given: Inspect):
     print(f"step          {step}")
     print(f"parameters    {training.parameter_count(fields['params']):,}")
     print(f"sha256        {training.fingerprint(fields)}")
+    record = training.read_record(training.checkpoint_directory(given.run), step)
+    print(f"saved by      {', '.join(f'{name} {version}' for name, version in record['versions'].items())}")
     print("configuration")
     print(_listing(config))
 
@@ -189,13 +200,11 @@ def inspect(given: Inspect):
 def export(given: Export):
     """Writes the file; `jaxdiff.interop.load_safetensors` reads it."""
     config = training.read_config(given.run)
-    step, fields = _newest(given.run)
-    averages = fields["ema"] or [fields["params"]]
-    if not 0 <= given.ema < len(averages):
-        raise ValueError(f"export: expected ema in [0, {len(averages)}), got {given.ema}")
+    step, params = _served(given.run, config, given.ema, given.step)
     out = given.out or os.path.join(given.run, "weights.safetensors")
-    save_safetensors(out, averages[given.ema], config | {"step": step, "ema": given.ema})
-    print(f"weights of step {step} in {out}")
+    kept = given.ema or (config["ema"] or ["none"])[0]
+    save_safetensors(out, params, config | {"step": step, "exported_ema": kept})
+    print(f"weights of step {step}, average {kept}, in {out}")
 
 
 def report(given: Report):
@@ -228,8 +237,19 @@ def _load(given):
     if given.number is not None and given.number < 1:
         raise ValueError(f"number: expected at least 1 sample, got {given.number}")
     config |= {name: value for name, value in own.items() if value is not None}
-    _, fields = _newest(given.run)
-    return config, fields["ema"][0] if fields["ema"] else fields["params"]
+    return config, _served(given.run, config, given.ema)[1]
+
+
+def _served(run, config, wanted=None, step=None):
+    """`(step, parameters)`: an average that the newest checkpoint holds, or one made from snapshots."""
+    if wanted is not None and (step is not None or ema.name(wanted) not in config["ema"]):
+        return training.synthesize(run, wanted, step)
+    if step is not None:
+        raise ValueError("export: expected an average of snapshots with step; add --ema power:WIDTH")
+    step, fields = _newest(run)
+    if not config["ema"]:
+        return step, fields["params"]
+    return step, fields["ema"][config["ema"].index(ema.name(wanted)) if wanted is not None else 0]
 
 
 def _newest(run):

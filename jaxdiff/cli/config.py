@@ -11,12 +11,14 @@ import tyro
 from jaxdiff.cli.defaults import defaults_for
 from jaxdiff.data import canonical
 from jaxdiff.metrics.report import LEAST
+from jaxdiff.training import ema
 from jaxdiff.training.runs import read_config
 
-# what may change when a run is continued: nothing of it enters an update, beyond rounding
+# what may change when a run is continued: nothing of it enters an update that is finite, beyond rounding
 FREE = (
-    "out", "parallel", "mesh", "checkpoint_every", "keep", "log_every", "picture_every", "solver", "grid", "sample_steps",
-    "guidance_scale", "samples", "evaluate",
+    "out", "parallel", "mesh", "nonfinite", "skip_limit", "checkpoint_every", "keep", "keep_every",
+    "snapshot_every", "log_every", "tensorboard", "peak_flops", "watchdog", "picture_every", "solver", "grid",
+    "sample_steps", "guidance_scale", "samples", "evaluate",
 )
 
 CLUSTER = ("coordinator", "processes", "process_id", "heartbeat")  # of the machines, and no part of the run
@@ -68,11 +70,20 @@ class Train:
       weight_decay: of AdamW.
       beta2: of AdamW.
       clip: largest norm of the gradient; 0 for any.
-      ema_half_lives: of the averages of the parameters, in updates; samples come from the first.
+      ema: averages of the parameters: half-lives in updates, and power:WIDTH, such as 500 power:0.05
+        power:0.10. Samples come from the first.
+      snapshot_every: updates between snapshots of the power averages, for `jaxdiff export --ema power:0.07`;
+        0 for a thirty-second part of the run.
       updates_per_dispatch: updates compiled into one call; pays for small models on accelerators.
       accumulate: parts that a device's batch is cut into, to save memory.
-      keep: number of checkpoints kept.
+      nonfinite: stop at a loss or gradient that is not finite, or skip such updates.
+      skip_limit: updates in a row that are skipped and end the run.
+      keep: number of newest checkpoints kept.
+      keep_every: the checkpoint of each multiple of it is kept too; 0 for none.
       log_every: updates between log lines.
+      tensorboard: whether to write TensorBoard event files too.
+      peak_flops: FLOP/s of one device, for the share that is used; 0 for what is known of its kind.
+      watchdog: seconds without an update after which the process ends with exit code 75; 0 for none.
       picture_every: updates between pictures of samples; 0 for none.
       solver: for sampling, such as "dpmpp_multistep(2)".
       grid: of times for sampling, such as karras.
@@ -111,11 +122,18 @@ class Train:
     weight_decay: Annotated[float | None, _arg("RATE")] = None
     beta2: Annotated[float | None, _arg("NUMBER")] = None
     clip: Annotated[float | None, _arg("NORM")] = None
-    ema_half_lives: Annotated[tuple[float, ...] | None, _arg("N [N ...]")] = None
+    ema: Annotated[tuple[str, ...] | None, _arg("N|power:WIDTH [...]")] = None
+    snapshot_every: int = 0
     updates_per_dispatch: int = 1
     accumulate: int = 1
+    nonfinite: Annotated[str, tyro.conf.arg(metavar="stop|skip")] = "stop"
+    skip_limit: int = 20
     keep: int = 2
+    keep_every: int = 0
     log_every: int = 100
+    tensorboard: bool = False
+    peak_flops: float = 0.0
+    watchdog: float = 0.0
     picture_every: Annotated[int | None, _arg("N")] = None
     solver: Annotated[str | None, _NAMED] = None
     grid: Annotated[str | None, _NAMED] = None
@@ -147,7 +165,7 @@ def resolve(given, dataset):
       of the data.
 
     Raises:
-      ValueError: for fewer samples or held-out examples than the metrics need.
+      ValueError: for fewer samples or held-out examples than the metrics need, or unknown averages.
     """
     fallback = defaults_for(dataset.name, dataset.shape)
     config = {
@@ -159,7 +177,7 @@ def resolve(given, dataset):
         if config["evaluate"] and count < LEAST:
             raise ValueError(
                 f"resolve: expected at least {LEAST} {what} for the metrics, got {count}; use more, or "
-                "--evaluate False"
+                "--no-evaluate"
             )
     if given.warmup is None:
         config["warmup"] = min(config["warmup"], max(config["steps"], 1) // 10)
@@ -169,6 +187,7 @@ def resolve(given, dataset):
     config["conditional"] = bool(config["conditional"] and dataset.num_classes)
     config["label_drop"] = config["label_drop"] if config["conditional"] else 0.0
     config["data"] = canonical(config["data"])
+    config["ema"] = [ema.name(spec) for spec in config["ema"]]
     config["data_record"] = _record(dataset)
     return config
 

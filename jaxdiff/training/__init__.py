@@ -1,7 +1,7 @@
 """Training: state, averages, one update for every kind of parallelism, checkpoints, the loop."""
 
 from jaxdiff.training import ema
-from jaxdiff.training.checkpoints import Checkpoints, restore, to_state
+from jaxdiff.training.checkpoints import CannotSave, Checkpoints, read_record, restore, to_state
 from jaxdiff.training.loop import fit
 from jaxdiff.training.memory import keep_freed_memory
 from jaxdiff.training.objectives import denoising_objective
@@ -11,10 +11,12 @@ from jaxdiff.training.pictures import save_picture
 from jaxdiff.training.report import report_page
 from jaxdiff.training.runs import checkpoint_directory, claim, read_config, read_log
 from jaxdiff.training.signals import Interrupted
+from jaxdiff.training.snapshots import synthesize
 from jaxdiff.training.state import TrainState, fingerprint, init_params, init_state, parameter_count
 from jaxdiff.training.update import make_update
 
 __all__ = [
+    "CannotSave",
     "Checkpoints",
     "Interrupted",
     "TrainState",
@@ -35,8 +37,10 @@ __all__ = [
     "parameter_count",
     "read_config",
     "read_log",
+    "read_record",
     "report_page",
     "restore",
     "save_picture",
+    "synthesize",
     "to_state",
 ]

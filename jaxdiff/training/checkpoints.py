@@ -16,22 +16,39 @@ from jaxdiff.training.runs import write_json
 from jaxdiff.training.state import fingerprint, leaves_by_path
 
 SEAL = "files.json"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class CannotSave(OSError):
+    """Raised where a checkpoint could not be written, such as on a full disk."""
 
 
 class Checkpoints:
-    """Saves host states into `directory`, in the background, keeping the newest `keep`.
+    """Saves host states into `directory`, in the background.
 
     A context manager: leaving it waits until the last save is whole. `committed(step)` is called,
     by `poll` or at the end, once a save is whole.
+
+    Args:
+      directory: made if it is not there.
+      keep: number of newest checkpoints that are kept.
+      keep_every: steps that are multiples of it are kept too; 0 for none.
+      config: dict that JSON can hold, kept in each checkpoint's record beside the packages' versions.
+      committed: called with the step of each save that has become whole.
+
+    Raises:
+      CannotSave: from every method, once a save has failed.
     """
 
-    def __init__(self, directory, keep=2, committed=lambda step: None):
+    def __init__(self, directory, keep=2, keep_every=0, config=None, committed=lambda step: None):
         ocp = _orbax()
-        from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
+        from orbax.checkpoint.checkpoint_managers import preservation_policy as preserve
+        from orbax.checkpoint.checkpoint_managers import save_decision_policy
 
+        kept = [preserve.LatestN(keep)] + ([preserve.EveryNSteps(keep_every)] if keep_every else [])
         options = ocp.CheckpointManagerOptions(
             save_decision_policy=save_decision_policy.FixedIntervalPolicy(1),  # the loop decides
-            preservation_policy=preservation_policy.LatestN(keep),
+            preservation_policy=preserve.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
             multiprocessing_options=_alone(ocp),
             create=False,
@@ -39,13 +56,14 @@ class Checkpoints:
         os.makedirs(directory, exist_ok=True)
         self._manager = ocp.CheckpointManager(os.path.abspath(directory), options=options)
         self.newest = self._manager.latest_step()
-        self._committed, self._under_way = committed, False
+        self._record = {"versions": versions(), "config": config}
+        self._committed, self._under_way = committed, None
 
     def save(self, step, state):
         """Begins to save `state` (numpy leaves) as `step`; a step that is saved already is left as it is."""
-        if self.newest is not None and step <= self.newest:
+        if any(saved is not None and step <= saved for saved in (self.newest, self._under_way)):
             return
-        self._finish()
+        self.wait()
         ocp = _orbax()
         items = {
             "state": ocp.args.StandardSave(dict(vars(state))),
@@ -58,9 +76,10 @@ class Checkpoints:
     def poll(self):
         """Notices, without waiting, that a save has become whole."""
         if self._under_way is not None and not self._manager.is_saving_in_progress():
-            self._finish()
+            self.wait()
 
-    def _finish(self):
+    def wait(self):
+        """Waits until the save that is under way is whole."""
         if self._under_way is None:
             return
         step, self._under_way = self._under_way, None
@@ -82,7 +101,7 @@ class Checkpoints:
 
     def __exit__(self, *error):
         try:
-            self._finish()
+            self.wait()
         finally:
             self._manager.close()
 
@@ -226,6 +245,14 @@ def _items(directory, step, **items):
 
 def _first_line(error):
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+
+
+def _alone(ocp):
+    """One process saves by itself, also where there are several: its states are whole numpy arrays."""
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix="jaxdiff"
+    )
 
 
 def _orbax():

@@ -58,6 +58,38 @@ def power(width):
     return Power(float(np.max(roots.real)))
 
 
+def profile(spec):
+    """The profile of a number of updates (a half-life), or of words such as "500" and "power:0.05".
+
+    Raises:
+      ValueError: for other words, a half-life that is not above 0, or a width out of range.
+    """
+    if isinstance(spec, (HalfLife, Power)):
+        return spec
+    kind, colon, number = str(spec).rpartition(":")
+    try:
+        value = float(number)
+    except ValueError:
+        value = None
+    if value is None or kind not in ("", "power") or bool(colon) != bool(kind):
+        raise ValueError(
+            f"ema: expected a half-life in updates, as 500, or power:WIDTH, as power:0.05, got {spec!r}"
+        )
+    if kind:
+        return power(value)
+    check_positive("ema", half_life=value)
+    return HalfLife(value)
+
+
+def name(spec):
+    """The words that `profile` reads, one spelling for each profile."""
+    shape = profile(spec)
+    if isinstance(shape, HalfLife):
+        return f"{shape.updates:.12g}"
+    gamma = shape.gamma
+    return f"power:{math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))):.6g}"
+
+
 def init(params):
     """An average that holds no value yet: copies of `params`, in float32 or wider.
 
@@ -66,19 +98,16 @@ def init(params):
     return jax.tree.map(lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32)), params)
 
 
-def update(average, params, profile, step):
+def update(average, params, spec, step):
     """The average after `step` updates, of which `params` are the newest.
 
     Args:
       average: pytree of the structure of `params`; its values do not matter at step 1.
       params: the newest parameters.
-      profile: `HalfLife`, `Power`, or a number of updates above 0, a half-life.
+      spec: what `profile` takes.
       step: number of updates so far, this one included, at least 1.
     """
-    if not isinstance(profile, (HalfLife, Power)):
-        check_positive("ema.update", half_life=profile)
-        profile = HalfLife(profile)
-    weight = profile.weight(step)
+    weight = profile(spec).weight(step)
     return jax.tree.map(lambda e, p: (1 - weight) * e + weight * p.astype(e.dtype), average, params)
 
 
@@ -90,17 +119,14 @@ class Snapshot(NamedTuple):
     gamma: float
 
 
-def synthesize(snapshots, step, profile):
+def synthesize(snapshots, step, wanted):
     """The average of any power profile at any step, after the run, from averages saved during it.
 
-    The combination of the snapshots' profiles that is nearest to the wanted one in the least-squares sense.
-    Two profiles, such as widths .05 and .1, saved some tens of times are enough. Karras et al. (2024),
-    arXiv:2312.02696, algorithm 3.
-
     Args:
-      snapshots: list of `Snapshot`.
+      snapshots: list of `Snapshot`. Two profiles, such as widths .05 and .1, saved some tens of times are
+        enough.
       step: updates after which the average is wanted, at most that of the last snapshot.
-      profile: `Power`.
+      wanted: `Power`.
 
     Returns:
       Parameters in the snapshots' structure and dtypes.
@@ -108,18 +134,32 @@ def synthesize(snapshots, step, profile):
     Raises:
       ValueError: without snapshots, or for a step beyond the last of them.
     """
-    if not snapshots or not 0 < step <= max(s.step for s in snapshots):
-        last = max((s.step for s in snapshots), default=None)
-        raise ValueError(f"synthesize: expected a step up to that of the last snapshot, {last}, got {step}")
-    steps = np.array([s.step for s in snapshots], np.float64)
-    gammas = np.array([s.gamma for s in snapshots], np.float64)
-    gram = _overlap(steps[:, None], gammas[:, None], steps[None], gammas[None])
-    wanted = _overlap(steps, gammas, np.float64(step), np.float64(profile.gamma))
-    weights = np.linalg.lstsq(gram, wanted, rcond=1e-12)[0]
+    weights = synthesis_weights([s.step for s in snapshots], [s.gamma for s in snapshots], step, wanted)
     total = jax.tree.map(lambda p: np.zeros(np.shape(p), np.float64), snapshots[0].params)
     for weight, snapshot in zip(weights, snapshots, strict=True):
         total = jax.tree.map(lambda t, p, w=weight: t + w * np.asarray(p, np.float64), total, snapshot.params)
     return jax.tree.map(lambda t, p: t.astype(np.asarray(p).dtype), total, snapshots[0].params)
+
+
+def synthesis_weights(steps, gammas, step, wanted):
+    """Weights of saved averages in the combination of their profiles that is nearest to the wanted one.
+
+    In the least-squares sense: Karras et al. (2024), arXiv:2312.02696, algorithm 3.
+
+    Args:
+      steps, gammas: of each snapshot.
+      step, wanted: as of `synthesize`.
+
+    Returns:
+      float64 array, one weight a snapshot.
+    """
+    steps, gammas = np.array(steps, np.float64), np.array(gammas, np.float64)
+    if not len(steps) or not 0 < step <= steps.max():
+        last = int(steps.max()) if len(steps) else None
+        raise ValueError(f"synthesize: expected a step up to that of the last snapshot, {last}, got {step}")
+    gram = _overlap(steps[:, None], gammas[:, None], steps[None], gammas[None])
+    overlap = _overlap(steps, gammas, np.float64(step), np.float64(wanted.gamma))
+    return np.linalg.lstsq(gram, overlap, rcond=1e-12)[0]
 
 
 def _overlap(t_a, gamma_a, t_b, gamma_b):

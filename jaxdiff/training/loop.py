@@ -1,18 +1,22 @@
 """The training loop."""
 
+import contextlib
 import json
 import sys
 
 import jax
 import numpy as np
 
-from jaxdiff.core import check_count, check_positive
-from jaxdiff.training import checkpoints, distributed, runs
+from jaxdiff.core import check_count
+from jaxdiff.training import checkpoints, distributed, flops, replay, runs
+from jaxdiff.training import ema as ema_
+from jaxdiff.training import tensorboard as tensorboard_
 from jaxdiff.training.feed import make_feed
 from jaxdiff.training.optimizers import adamw, learning_rates
 from jaxdiff.training.parallel import check_batch_size, make_dispatch
 from jaxdiff.training.parallel import parallel as make_parallel
-from jaxdiff.training.recorder import Recorder
+from jaxdiff.training.recorder import Recorder, Watch
+from jaxdiff.training.snapshots import COUNT
 from jaxdiff.training.state import init_state
 from jaxdiff.training.update import make_update
 
@@ -26,15 +30,22 @@ def fit(
     batch_size=64,
     seed=0,
     optimizer=None,
-    ema_half_lives=(500,),
+    ema=(500,),
+    snapshot_every=0,
     out=None,
     parallel="auto",
     mesh="",
     updates_per_dispatch=1,
     accumulate=1,
+    nonfinite="stop",
+    skip_limit=20,
     checkpoint_every=500,
     keep=2,
+    keep_every=0,
     log_every=50,
+    tensorboard=False,
+    peak_flops=0,
+    watchdog=0,
     picture=None,
     picture_every=0,
     config=None,
@@ -51,21 +62,35 @@ def fit(
       params: initial parameters; they are copied.
       loss: `loss(params, batch, keys, strata, step) -> (batch,)`, such as `denoising_objective` makes. Labels
         must be below its `num_classes`, where it has such an attribute.
-      data: dict of arrays `(size, ...)`, such as `x` and `label`; `batch` holds rows of them.
+      data: dict of arrays `(size, ...)`, such as `x` and `label`, or `Examples` of `jaxdiff.data`; `batch`
+        holds rows of them.
       steps: number of updates.
       batch_size: examples of an update, over all devices.
       seed: seed of data order, times, noise and dropout.
       optimizer: an optax transformation; AdamW at 1e-3 with a cosine decay by default.
-      ema_half_lives: half-lives of the averages of the parameters, in updates.
+      ema: profiles of the averages of the parameters: half-lives in updates, or words such as "power:0.05"
+        (`ema.profile`). The first one is served.
+      snapshot_every: updates between snapshots of the averages of power profiles, out of which `synthesize`
+        makes any other profile; 0 for a thirty-second part of the run.
       out: run directory for configuration, log and checkpoints, of the first process; None keeps nothing.
       parallel: `auto`, `pmap` or `jit`.
       mesh: sizes of the axes of the devices' mesh, such as "data=2,fsdp=4", "" for `data` alone: examples are
         cut over `data` and `fsdp`, the state over `fsdp` and, within blocks, over `tensor`.
       updates_per_dispatch: updates compiled into one call; pays for small models on accelerators.
       accumulate: parts that a device's batch is cut into, to save memory.
+      nonfinite: `stop` ends the run at the first loss or gradient that is not finite; `skip` leaves such an
+        update out, on the device, and counts it in the log. Both write RUN/nonfinite-STEP.json, which
+        `jaxdiff replay` runs again.
+      skip_limit: updates in a row that are skipped and end the run.
       checkpoint_every: updates between checkpoints; the last update has one too.
-      keep: number of checkpoints that are kept.
+      keep: number of newest checkpoints that are kept.
+      keep_every: the checkpoint of every multiple of it is kept too; 0 for none.
       log_every: updates between log lines.
+      tensorboard: whether to write the log as TensorBoard event files too.
+      peak_flops: FLOP/s of one device, for the share of them that is used; 0 for what is known of its kind,
+        and for no such number in the log where nothing is.
+      watchdog: seconds without an update after which the process ends by itself with exit code 75 and the
+        stack of every thread; compiling has half an hour more. 0 for none.
       picture: `picture(step, params)`, called with the first average every `picture_every` updates, by every
         process.
       picture_every: updates between pictures; 0 for none.
@@ -79,38 +104,65 @@ def fit(
     Raises:
       ValueError: for settings or labels out of range, data of unequal sizes or that are not finite, a run
         of another configuration, or a run whose checkpoints are all broken.
-      FloatingPointError: at the first loss or gradient that is not finite; the last checkpoint stays.
+      FloatingPointError: at the first loss or gradient that is not finite, or the last of `skip_limit`; the
+        last checkpoint stays.
       Interrupted: a KeyboardInterrupt, after Ctrl-C or SIGTERM, once the run is saved.
+      CannotSave: an OSError, if the run directory cannot be written; the last checkpoint stays.
     """
-    check_count(
-        "fit", steps=steps, updates_per_dispatch=updates_per_dispatch, accumulate=accumulate,
-        checkpoint_every=checkpoint_every, keep=keep, log_every=log_every,
+    profiles = tuple(ema_.profile(spec) for spec in ema)
+    _check(
+        steps=steps, updates_per_dispatch=updates_per_dispatch, accumulate=accumulate, seed=seed,
+        checkpoint_every=checkpoint_every, keep=keep, keep_every=keep_every, log_every=log_every,
+        picture_every=picture_every, snapshot_every=snapshot_every, skip_limit=skip_limit,
+        watchdog=watchdog, peak_flops=peak_flops,
     )
-    check_count("fit", least=0, seed=seed, picture_every=picture_every)
-    for half_life in ema_half_lives:
-        check_positive("fit", ema_half_lives=half_life)
+    if tensorboard:
+        tensorboard_.check_installed()
     layout = make_parallel(parallel, mesh=mesh)
     check_batch_size(batch_size, layout.batch_devices, accumulate)
     feed = make_feed(data, batch_size, seed, getattr(loss, "num_classes", None), *layout.part)
     optimizer = optimizer or adamw(learning_rates(1e-3, steps))
-    state = init_state(params, optimizer, ema_half_lives)
+    update = make_update(loss, optimizer, profiles, accumulate, nonfinite)
+    state = init_state(params, optimizer, profiles)
     config = config or {
         "steps": steps, "batch_size": batch_size, "seed": seed, "accumulate": accumulate,
-        "ema_half_lives": list(ema_half_lives),
+        "ema": [ema_.name(profile) for profile in profiles],
     }
     distributed.check_same("settings", json.dumps(config, sort_keys=True))
     if out is not None and distributed.first():
         state = _resume(out, state, config, free, layout)
     state = distributed.broadcast(state)  # so the other processes need not see the directory
-    update = make_update(loss, optimizer, ema_half_lives, accumulate)
     dispatch = layout.compile(make_dispatch(update, feed.gather), state)
+    peak = peak_flops or flops.peak_flops(jax.devices()[0].device_kind)
+    plain = make_update(loss, optimizer, profiles)
+    watch = Watch(
+        checkpoint_every, keep, keep_every, log_every, picture, picture_every, profiles,
+        snapshot_every or max(1, steps // COUNT), skip_limit if nonfinite == "skip" else 1, batch_size,
+        progress, tensorboard, watchdog, config,
+        edges=None if (levels := getattr(loss, "noise_levels", None)) is None else levels.edges.tolist(),
+        capacity=peak and peak * layout.devices,
+        operations=lambda items: flops.update_flops(plain, feed, state, items, batch_size),
+        offence=replay.offence(data, batch_size, seed, nonfinite),
+    )
     span = (int(state.step), steps, updates_per_dispatch)
-    with Recorder(
-        out, span[0], steps, layout, checkpoint_every=checkpoint_every, keep=keep,
-        log_every=log_every, picture=picture, picture_every=picture_every,
-        batch_size=batch_size, show=progress,
-    ) as recorder:
-        return _loop(state, dispatch, feed, layout, seed, span, recorder.after)
+    with contextlib.closing(feed), Recorder(out, span[0], steps, layout, watch) as recorder:
+        return _loop(state, dispatch, feed, layout, seed, span, recorder)
+
+
+def _check(*, checkpoint_every, keep_every, updates_per_dispatch, watchdog, peak_flops, **counts):
+    at_least_0 = {name: counts.pop(name) for name in ("seed", "picture_every", "snapshot_every")}
+    check_count(
+        "fit", checkpoint_every=checkpoint_every, updates_per_dispatch=updates_per_dispatch, **counts
+    )
+    check_count("fit", least=0, keep_every=keep_every, **at_least_0)
+    if keep_every % checkpoint_every or keep_every % updates_per_dispatch:
+        raise ValueError(
+            "fit: expected keep_every to be a multiple of checkpoint_every and of updates_per_dispatch, "
+            f"got {keep_every} for {checkpoint_every} and {updates_per_dispatch}"
+        )
+    for name, value in (("watchdog", watchdog), ("peak_flops", peak_flops)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"fit: expected {name} to be finite and at least 0, got {value}")
 
 
 def _resume(out, state, config, free, layout):
@@ -140,17 +192,20 @@ def _resume(out, state, config, free, layout):
     return checkpoints.to_state(fields, state)
 
 
-def _loop(state, dispatch, feed, layout, seed, span, after):
-    """Dispatches updates until the last step; `after(step, state, metrics)` watches."""
+def _loop(state, dispatch, feed, layout, seed, span, recorder):
+    """Dispatches updates until the last step, under the recorder's eyes."""
     step, steps, per_dispatch = span
     key = np.asarray(jax.random.key_data(jax.random.key(seed)))
     state, resident, key = layout.place(state), layout.replicate(feed.resident), layout.replicate(key)
     while step < steps:
         count = min(per_dispatch, steps - step)
-        items = layout.shard(feed.items(step, count))
-        state, metrics = dispatch(state, resident, items, key)
+        items = feed.items(step, count)
+        if step == span[0]:
+            recorder.before(items)
+        with recorder.patience() if count < per_dispatch else contextlib.nullcontext():
+            state, metrics = dispatch(state, resident, layout.shard(items), key)
         step += count
-        after(step, state, metrics)
+        recorder.after(step, state, metrics)
     return layout.fetch(state)
 
 

@@ -1,13 +1,44 @@
 """A network and a process made into the loss of a train step."""
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff import losses
 from jaxdiff.core import check_positive, fold_in, match_dims
 from jaxdiff.times import Times, stratified
+
+BINS = 8
+
+
+class NoiseLevels:
+    """Bins of log-SNR in which equal shares of the training times fall."""
+
+    def __init__(self, times, process, stream):
+        self._times, self._process, self._stream = times, process, stream
+
+    @functools.cached_property
+    def edges(self):
+        """`(BINS + 1,)` log-SNR, rising, within +-50; the outer bins hold what lies beyond."""
+        with jax.ensure_compile_time_eval():
+            u = jnp.clip(jnp.linspace(0, 1, BINS + 1), 1e-6, 1 - 1e-6)
+            t = self._times.quantile(self._process, u, **self._times.numbers)
+            log_snr = self._process.log_snr(jnp.clip(t, self._process.t_min, self._process.t_max))
+            return np.sort(np.clip(np.nan_to_num(np.asarray(log_snr, np.float64)), -50, 50))
+
+    def times(self, keys, strata):
+        """`(batch,)` training times of `(batch,)` examples' keys."""
+        return self._times.draw(self._stream(keys), self._process, strata)
+
+    def sums(self, values, keys, strata):
+        """`(2, BINS)`: sums of `(batch,)` losses, and numbers of examples, by bin."""
+        log_snr = self._process.log_snr(self.times(keys, strata))
+        number = jnp.searchsorted(jnp.asarray(self.edges[1:-1], log_snr.dtype), log_snr)
+        member = number[:, None] == jnp.arange(BINS)[None]
+        return jnp.stack([jnp.where(member, values[:, None], 0).sum(0), member.sum(0)])
 
 
 def denoising_objective(
@@ -34,6 +65,9 @@ def denoising_objective(
         are, or None: little noise hides nothing of an image that could be learned by heart, and
         it is there that the network learns exact values, such as grey levels.
 
+    Returns:
+      The loss, with attributes `num_classes` and `noise_levels`, for `fit`.
+
     Raises:
       ValueError: if labels are to be dropped and there is no null class, or for a noise level that is
         not above 0.
@@ -46,6 +80,11 @@ def denoising_objective(
     if augment_above is not None:
         check_positive("denoising_objective", augment_above=augment_above)
 
+    def stream(keys):  # in which an example's time is drawn, the loss's own or one that comes before it
+        return fold_in(fold_in(keys, 3), 0) if augment_above is None else fold_in(keys, 4)
+
+    levels = NoiseLevels(times or stratified(), process, stream)
+
     def loss(params, batch, keys, strata, step):
         x, condition, drawn = batch["x"], {}, times
         if "label" in batch:
@@ -55,7 +94,7 @@ def denoising_objective(
         if augment is not None:
             on = True if augment_until is None else step < augment_until
             if augment_above is not None:
-                t = (times or stratified()).draw(fold_in(keys, 4), process, strata)
+                t = levels.times(keys, strata)
                 drawn = Times(_given, {"t": t}, stratified=False)
                 on &= process.log_snr(t) < -math.log(augment_above)
             x, vector = _augmented(augment, on, fold_in(keys, 1), x)
@@ -70,7 +109,7 @@ def denoising_objective(
             weighting=weighting, times=drawn, strata=strata,
         )
 
-    loss.num_classes = getattr(model, "num_classes", None)  # for `fit`, which sees the labels
+    loss.num_classes, loss.noise_levels = getattr(model, "num_classes", None), levels
     return loss
 
 

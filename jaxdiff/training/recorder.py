@@ -5,7 +5,7 @@ import os
 import signal
 from typing import NamedTuple
 
-from jaxdiff.training import ema, runs
+from jaxdiff.training import distributed, ema, runs
 from jaxdiff.training.checkpoints import CannotSave, Checkpoints
 from jaxdiff.training.goodput import Goodput
 from jaxdiff.training.progress import NotFinite, Progress
@@ -35,17 +35,21 @@ class Watch(NamedTuple):
     watchdog: float
     config: dict
     edges: list | None
-    work: tuple | None
-    offence: object  # `step -> dict` of what `jaxdiff replay` needs
+    capacity: float | None  # operations that the devices can do in a second
+    operations: object  # `items -> ` those of one update
+    offence: object  # `step -> ` dict of what `jaxdiff replay` needs
 
 
 class Recorder:
-    """Watches a run; a context manager around its loop. `out=None` keeps nothing on disk."""
+    """Watches a run; a context manager around its loop. `out=None` keeps nothing on disk.
+
+    Of several processes the first one writes; every one has to call `after`.
+    """
 
     def __init__(self, out, start, steps, layout, watch):
-        self._out, self._step, self._steps, self._watch = out, start, steps, watch
-        self._fetch, self._records, self._first = layout.fetch, 0, True
-        self._stack = contextlib.ExitStack()
+        self._kept_at_all, self._out = out is not None, out if distributed.first() else None
+        self._step, self._steps, self._watch, self._fetch = start, steps, watch, layout.fetch
+        self._records, self._first = 0, True
         with contextlib.ExitStack() as stack:  # closed again if one of them cannot be opened
             self._open(stack.enter_context, start, layout)
             self._stack = stack.pop_all()
@@ -62,13 +66,18 @@ class Recorder:
             committed=lambda step: self._log.write(event="checkpoint", step=step),
         )) if out is not None else None
         self._progress = enter(Progress(
-            start, self._steps, layout, self._log, watch.log_every, self._goodput, watch.batch_size, watch.show,
-            watch.skip_limit, self._offend, watch.edges, watch.work,
+            start, self._steps, layout, self._log, watch.log_every, self._goodput, watch.batch_size,
+            watch.show and distributed.first(), watch.skip_limit, self._offend, watch.edges,
         ))
-        self._caught = enter(catch_signals())
+        self._stop = enter(_stops())
         self._watchdog = enter(Watchdog(
             watch.watchdog, self._progress.pulse, peers(watch.watchdog)
         )) if watch.watchdog else None
+
+    def before(self, items):
+        """To be called before the first dispatch, with its items: counts the operations of an update."""
+        if self._watch.capacity:
+            self._progress.work = (self._watch.operations(items), self._watch.capacity)
 
     def after(self, step, state, metrics):
         """To be called after every dispatch; ends the run by an exception where it must end.
@@ -85,20 +94,30 @@ class Recorder:
         self._guard(lambda: self._progress.push(metrics))
         if self._saver is not None:
             self._saver.poll()
+        stopped = self._stop(step)
         if self._watch.picture and self._due(self._watch.picture_every, previous):
             with self._aside("pictures"):
                 self._watch.picture(step, self._fetch(state.ema[0] if state.ema else state.params))
-        last = step == self._steps or self._caught
+        stopped = stopped or self._stop(step)
+        last = step == self._steps or stopped
         if last:
             self._guard(self._progress.drain)
-        if self._out is not None and self._snapshot_due(previous):
+        if self._kept_at_all:
+            self._keep(step, state, previous, last)
+        if stopped:
+            raise self._interruption(stopped)
+
+    def _keep(self, step, state, previous, last):
+        if self._snapshot_due(previous):
             with self._aside("snapshots"):
-                save_snapshot(self._out, step, self._watch.profiles, self._fetch(state.ema))
-        if self._saver is not None and (last or self._due(self._watch.checkpoint_every, previous)):
+                averages = self._fetch(state.ema)
+                if self._out is not None:
+                    save_snapshot(self._out, step, self._watch.profiles, averages)
+        if last or self._due(self._watch.checkpoint_every, previous):
             with self._aside("checkpoints"):  # nothing is saved before it is known to be finite
-                self._saver.save(step, self._fetch(state))
-        if self._caught:
-            raise self._interruption()
+                whole = self._fetch(state)
+                if self._saver is not None:
+                    self._saver.save(step, whole)
 
     def patience(self):
         """A context in which the watchdog allows for compilation."""
@@ -131,6 +150,8 @@ class Recorder:
         try:
             action()
         except NotFinite as error:
+            if self._saver is not None:
+                self._saver.wait()
             advice = "lower the learning rate"
             if self._out is not None:
                 advice += f", or see `jaxdiff replay {self._record_path(error.step)}`"
@@ -140,10 +161,9 @@ class Recorder:
         saved = self._saver.newest if self._saver is not None else None
         return f"checkpoint {saved} in {self._out} is kept" if saved is not None else "nothing was saved"
 
-    def _interruption(self):
-        number = self._caught[0]
+    def _interruption(self, number):
         name = signal.Signals(number).name
-        kept = f"saved in {self._out}; the same command continues it" if self._saver else "not saved"
+        kept = f"saved in {self._out}; the same command continues it" if self._kept_at_all else "not saved"
         return Interrupted(f"stopped by {name} at step {self._step}, {kept}", number, self._step)
 
     def __enter__(self):
@@ -163,3 +183,14 @@ class Recorder:
             f"fit: expected to write in {self._out}, got: {error}; {self._kept()}; make room there, and the "
             "same command continues it"
         )
+
+
+@contextlib.contextmanager
+def _stops():
+    """Yields `stop(step)`: the signal after which the run is to end, or None."""
+    if distributed.several():
+        with distributed.stop_together() as stop:
+            yield lambda step: signal.SIGTERM if stop(step) else None
+    else:
+        with catch_signals() as caught:
+            yield lambda step: caught[0] if caught else None

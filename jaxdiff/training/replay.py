@@ -1,5 +1,6 @@
 """A step that was not finite, run again alone: which examples and which leaves are to blame."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.core import fold_in
+from jaxdiff.data.arrays import Examples, batch_indices
 from jaxdiff.training.state import leaves_by_path
 
 
@@ -26,6 +28,31 @@ class Finding(NamedTuple):
     bad_gradient: list
     leaves: list
     params: list
+
+
+def offence(data, batch_size, seed, nonfinite):
+    """`record(step)`: what has to be known of an update that was not finite, to run it again alone.
+
+    Args:
+      data, batch_size, seed, nonfinite: as of `fit`.
+
+    Returns:
+      A function of the update's number, the first being 1, that returns a dict for JSON: `step`, `key` (the
+      run's key, as of `jax.random.key_data`), `indices` (of the batch's examples in the data) and
+      `nonfinite`.
+    """
+    source = data.source if isinstance(data, Examples) else data
+    size = len(next(iter(source.values()))) if isinstance(source, Mapping) else len(source)
+
+    def record(step):
+        key = jax.random.key_data(jax.random.key(seed))
+        indices = batch_indices(size, batch_size, seed, step - 1)
+        return {
+            "step": step, "key": np.asarray(key).tolist(), "indices": np.asarray(indices).tolist(),
+            "nonfinite": nonfinite,
+        }
+
+    return record
 
 
 def advance(state, update, feed, key, step):

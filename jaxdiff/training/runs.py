@@ -3,6 +3,7 @@
     RUN/config.json     what the run was started with
     RUN/log.jsonl       one JSON object per line
     RUN/checkpoints/    one folder per step
+    RUN/snapshots/      averages of power profiles, one file per step
 """
 
 import json
@@ -85,9 +86,15 @@ def claim(run, config, free=()):
 class Log:
     """JSON lines appended to a file; `run=None` keeps none."""
 
-    def __init__(self, run, step=0):
-        """Opens the log of `run` and drops lines of later steps than `step`: they come again."""
-        self._file = None
+    def __init__(self, run, step=0, also=None):
+        """Opens the log of `run` and drops lines of later steps than `step`: they come again.
+
+        Args:
+          run: directory, or None.
+          step: number of updates that the run goes on from.
+          also: called with each entry too.
+        """
+        self._file, self._also = None, also
         if run is not None:
             path = os.path.join(run, LOG)
             kept = [line for line in read_log(run) if line.get("step", 0) <= step]
@@ -101,6 +108,8 @@ class Log:
         """Appends one line."""
         if self._file is not None:
             self._file.write(json.dumps(entry) + "\n")
+        if self._also is not None:
+            self._also(entry)
 
     def close(self):
         """Closes the file."""

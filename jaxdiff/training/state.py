@@ -16,7 +16,7 @@ class TrainState:
 
     Attributes:
       params: the network's parameters.
-      ema: one debiased average of the parameters per half-life, a tuple.
+      ema: one debiased average of the parameters per profile, a tuple.
       opt_state: the optimizer's state.
       step: number of updates done, int32 scalar.
     """
@@ -27,10 +27,10 @@ class TrainState:
     step: jax.Array
 
 
-def init_state(params, optimizer, ema_half_lives):
+def init_state(params, optimizer, ema):
     """A train state before the first update. No two leaves share a buffer, nor one with `params`."""
     params = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
-    averages = tuple(ema_.init(params) for _ in ema_half_lives)
+    averages = tuple(ema_.init(params) for _ in ema)
     return TrainState(params, averages, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 

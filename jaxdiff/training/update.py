@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdiff.core import fold_in
+from jaxdiff.core import check_choice, fold_in
 from jaxdiff.training import ema as ema_
 
+NONFINITE = ("stop", "skip")
 
-def make_update(loss, optimizer, ema_half_lives=(), accumulate=1):
+
+def make_update(loss, optimizer, ema=(), accumulate=1, nonfinite="stop"):
     """Builds `update(state, batch, key, axis_name=None) -> (state, metrics)`, a pure function.
 
     The key of an example is `fold_in(fold_in(key, step), its index in the global batch)` and the
@@ -19,17 +21,24 @@ def make_update(loss, optimizer, ema_half_lives=(), accumulate=1):
 
     Args:
       loss: `loss(params, batch, keys, strata, step) -> (batch,)`; `keys` is `(batch,)`, `strata` is
-        `(index in the global batch, size of the global batch)` and `step` counts the updates before.
+        `(index in the global batch, size of the global batch)` and `step` counts the updates before. Its
+        `noise_levels`, where it has them, sort the examples' losses (`objectives.NoiseLevels`).
       optimizer: an optax transformation.
-      ema_half_lives: half-life in updates of each average that the state holds.
+      ema: profile of each average that the state holds (`ema.profile`).
       accumulate: number of parts that a device's batch is cut into, one after the other, to save
         memory; it must divide the batch of a device.
+      nonfinite: `skip` leaves a step out whose loss or gradient is not finite, on the device: parameters,
+        averages and optimizer state stay as they were and only the step goes on. `stop` leaves it to the
+        caller, who sees `finite`.
 
     Returns:
       `update`: `state` a `TrainState`, `batch` a pytree of `(batch, ...)` arrays (the device's part
       under `pmap`), `key` the run's key. `metrics` holds scalars over the global batch: `loss`,
-      `grad_norm` (before clipping) and `finite`, whether both are.
+      `grad_norm` (before clipping) and `finite`, whether both are; and `levels`, `(2, bins)`: the losses of
+      the examples of each noise level and their number, both summed up to one factor, or None.
     """
+    check_choice("make_update", "nonfinite", nonfinite, NONFINITE)
+    profiles, levels = [ema_.profile(spec) for spec in ema], getattr(loss, "noise_levels", None)
 
     def update(state, batch, key, axis_name=None):
         index, total = _positions(batch, axis_name)
@@ -42,19 +51,22 @@ def make_update(loss, optimizer, ema_half_lives=(), accumulate=1):
                     f"update: expected loss to return one value per example, {index.shape}, got shape "
                     f"{jnp.shape(values)}; leave the mean to the update"
                 )
-            return jnp.mean(values)
+            return jnp.mean(values), levels and levels.sums(values, keys, (index, total))
 
-        value, grads = _mean_gradient(mean, state.params, (batch, keys, index), accumulate)
+        result = _mean_gradient(mean, state.params, (batch, keys, index), accumulate)
         if axis_name is not None:
-            value, grads = jax.lax.pmean((value, grads), axis_name)
+            result = jax.lax.pmean(result, axis_name)
+        (value, sums), grads = result
         norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params, step = optax.apply_updates(state.params, updates), state.step + 1
-        pairs = zip(state.ema, ema_half_lives, strict=True)
-        averages = tuple(ema_.update(e, params, half_life, step) for e, half_life in pairs)
+        pairs = zip(state.ema, profiles, strict=True)
+        averages = tuple(ema_.update(e, params, profile, step) for e, profile in pairs)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        metrics = {"loss": value, "grad_norm": norm, "finite": finite}
+        metrics = {"loss": value, "grad_norm": norm, "finite": finite, "levels": sums}
         new = state.replace(params=params, ema=averages, opt_state=opt_state, step=step)
+        if nonfinite == "skip":
+            new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state.replace(step=step))
         return new, metrics
 
     return update
@@ -86,8 +98,8 @@ def _positions(batch, axis_name):
 
 
 def _mean_gradient(mean, params, examples, parts):
-    """`mean(params, *examples)` over the local batch and its gradient, in `parts` one after the other."""
-    gradient = jax.value_and_grad(mean)
+    """`mean(params, *examples)`, with its sums, and its gradient, in `parts` one after the other."""
+    gradient = jax.value_and_grad(mean, has_aux=True)
     if parts == 1:
         return gradient(params, *examples)
 

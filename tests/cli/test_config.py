@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.cli.config import FREE, Train, resolve
+from jaxdiff.cli.config import CLUSTER, FREE, Train, resolve
 from jaxdiff.cli.job import build_job, check_labels, objective
 
 
@@ -26,7 +26,8 @@ def test_defaults_go_by_data_and_given_settings_win(digits):
 def test_nothing_is_left_open_and_json_holds_it(digits):
     config = resolve(Train(), digits)
     assert None not in config.values()
-    assert set(config) == {field.name for field in dataclasses.fields(Train)} | {"data_record"}
+    fields = {field.name for field in dataclasses.fields(Train)}
+    assert set(config) == fields - set(CLUSTER) | {"data_record"}
     again = json.loads(json.dumps(config))
     assert json.dumps(again) == json.dumps(config)
     assert set(FREE) < set(config)

@@ -32,7 +32,7 @@ def train(out=None, **options):
     params = {"w": np.eye(3, dtype=np.float32)}
     settings = {
         "steps": STEPS, "batch_size": 16, "optimizer": training.adamw(0.01), "checkpoint_every": 10,
-        "log_every": 5, "progress": False, "ema_half_lives": (4.0, 40.0),
+        "log_every": 5, "progress": False, "ema": (4.0, 40.0),
     }
     return fit(params, loss, {"x": X}, out=out, **settings | options)
 
