@@ -162,7 +162,8 @@ def _augmentation(job, config):
     data = data_of(config)
     if data.value_range is not None:
         low, high = (float(data.to_model(value)) for value in data.value_range)
-        augment = augment.replace(limits=augment.limits or (low, high))
+        if hasattr(augment, "limits"):
+            augment = augment.replace(limits=augment.limits or (low, high))
         if getattr(augment, "background", None) == "lowest":
             augment = augment.replace(background=low)
     if isinstance(getattr(augment, "background", None), str):

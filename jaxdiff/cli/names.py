@@ -5,7 +5,7 @@ import inspect
 
 from jaxdiff import grids, models, parameterizations, processes, solvers, times, weightings
 from jaxdiff.core import unknown_name
-from jaxdiff.data import Affine, Elastic
+from jaxdiff.data import Affine, Crop, EDMAugment, Elastic, flip
 
 
 def _processes():
@@ -29,7 +29,7 @@ def _solvers():
     return tuple(name for name in solvers.__all__ if name.islower() and complete(name))
 
 
-AUGMENTATIONS = {"affine": Affine, "elastic": Elastic}
+AUGMENTATIONS = {"affine": Affine, "crop": Crop, "edm": EDMAugment, "elastic": Elastic, "flip": flip}
 
 FAMILIES = {
     "process": (processes, _processes()),

@@ -5,7 +5,9 @@ import os
 from jaxdiff.core import unknown_name
 from jaxdiff.data.arrays import Dataset, Examples, batch_indices
 from jaxdiff.data.augment import Affine
+from jaxdiff.data.crop import Crop, flip
 from jaxdiff.data.digits import digits
+from jaxdiff.data.edm import EDMAugment
 from jaxdiff.data.elastic import Elastic
 from jaxdiff.data.files import npz
 from jaxdiff.data.streams import array_record, images, tfds
@@ -13,7 +15,8 @@ from jaxdiff.data.toys import TOYS, toy
 from jaxdiff.data.write import write_tfds
 
 __all__ = [
-    "Affine", "Dataset", "Elastic", "Examples", "batch_indices", "canonical", "load", "names", "write_tfds",
+    "Affine", "Crop", "Dataset", "EDMAugment", "Elastic", "Examples", "batch_indices", "canonical", "flip",
+    "load", "names", "write_tfds",
 ]
 
 _KINDS = {"npz": npz, "images": images, "array_record": array_record, "tfds": tfds}

@@ -10,11 +10,11 @@ VECTOR_SIZE = 6
 
 @dataclass
 class Affine:
-    """Small random shifts, rotations, scalings and shears, and mirrored copies by choice.
+    """Small random shifts, rotations, scalings and shears.
 
     With `(x, vector) = affine(keys, x)`, a network trained on `x` under the condition `vector`
     and sampled with the condition zero learns the augmented images without ever producing one
-    that the data does not hold: Karras et al. (2022), arXiv:2206.00364, appendix F.1. Leave the
+    that the data does not hold: Karras et al. (2022), arXiv:2206.00364, appendix F.2. Leave the
     vector out where every map gives an image as good as the data.
 
     Each of the five maps is drawn on its own: with `probability`, normal with the standard
@@ -88,7 +88,7 @@ def warp(image, matrix, shift, background=None):
       image: (height, width, channels).
       matrix: (2, 2), of (down, right) coordinates in pixels.
       shift: (2,) pixels; a positive one moves the picture down and right.
-      background: value outside the input, or None: the nearest border pixel.
+      background: value outside the input; None: the nearest border pixel; "reflect": mirrored at the border.
     """
     height, width, _ = image.shape
     centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
@@ -98,11 +98,23 @@ def warp(image, matrix, shift, background=None):
     taps = low[..., None].astype(int) + jnp.arange(-1, 3).reshape(1, 1, 1, 4)
     weights = keys_kernel(at[..., None] - taps)
     rows, columns = taps[:, :, 0, :, None], taps[:, :, 1, None, :]
-    values = image[jnp.clip(rows, 0, height - 1), jnp.clip(columns, 0, width - 1)]
-    if background is not None:
+    inner = _reflect if background == "reflect" else _clip
+    values = image[inner(rows, height), inner(columns, width)]
+    if background is not None and background != "reflect":
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
         values = jnp.where(inside[..., None], values, background)
     return jnp.einsum("hwi,hwj,hwijc->hwc", weights[:, :, 0], weights[:, :, 1], values)
+
+
+def _clip(index, size):
+    return jnp.clip(index, 0, size - 1)
+
+
+def _reflect(index, size):
+    """Indices of a row that goes back and forth, without repeating its ends."""
+    period = max(2 * (size - 1), 1)
+    index = index % period
+    return jnp.minimum(index, period - index)
 
 
 def keys_kernel(distance):

@@ -23,7 +23,7 @@ class Elastic:
     image as it was. Turns and slants keep the ink's extent, to which such images were scaled.
 
     With `(x, vector) = elastic(keys, x)`, a network told `vector` and sampled with zeros shows none of
-    it (Karras et al. (2022), arXiv:2206.00364, appendix F.1).
+    it (Karras et al. (2022), arXiv:2206.00364, appendix F.2).
 
     Attributes:
       bend: standard deviation in pixels of the largest of eight smooth displacement modes an axis.

@@ -53,6 +53,16 @@ def test_the_default_job_is_built_with_its_augmentation(digits):
         objective(job, config)
 
 
+@pytest.mark.parametrize(
+    "augment, size",
+    [("crop(pad=1, background='lowest')", 3), ("flip", 3), ("edm(probability=0.15)", 9), ("elastic", 18)],
+)
+def test_every_augmentation_by_name(digits, augment, size):
+    config = resolve(Train(augment=augment), digits)
+    job = build_job(config)
+    assert callable(objective(job, config)) and job.vector_size == size
+
+
 def test_short_runs_warm_up_briefly(digits):
     assert resolve(Train(steps=20), digits)["warmup"] == 2
     assert resolve(Train(steps=20, warmup=7), digits)["warmup"] == 7

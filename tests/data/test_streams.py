@@ -105,7 +105,7 @@ def test_a_truncated_file_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:50_000])
     with pytest.raises(ValueError, match=f"expected array_record files, got {file}: .*(Riegeli|64KB)"):
         load(f"array_record:{path}/*array_record*")
-    with pytest.raises(ValueError, match=f"record . of {file}: RuntimeError.*(Riegeli|64KB)"):
+    with pytest.raises(ValueError, match=f"record .{{1,2}} of {file}: RuntimeError.*(Riegeli|64KB)"):
         load(f"tfds:{path}")
 
 

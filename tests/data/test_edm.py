@@ -1,0 +1,86 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff.data.edm import EDMAugment, _vector
+
+ROW, COLUMN = np.mgrid[:9, :9] - 4.0
+EDM = EDMAugment(scale=1.0, stretch=1.0, shift=1 / 9)
+apply = jax.jit(jax.vmap(EDM._apply, (None, 0)))
+
+
+def _at(image, row, column):
+    return image[4 + row, 4 + column]
+
+
+def test_each_map_moves_the_picture_as_displayed():
+    draws = np.zeros((8, 8), np.float32)
+    for i, (number, value) in enumerate(
+        [(0, 1), (1, 1), (2, 1), (3, np.pi / 2), (5, 1), (6, 2), (7, 1), (4, 1.3)]
+    ):
+        draws[i, number] = value
+    picture = np.random.default_rng(0).normal(size=(9, 9, 1)).astype(np.float32)
+    left, down, scaled, turned, stretched, right, lower, nothing = apply(picture, draws)[..., 0]
+    picture = picture[..., 0]
+    np.testing.assert_allclose(nothing, picture, atol=1e-5)
+    np.testing.assert_allclose(left, picture[:, ::-1], atol=1e-5)
+    np.testing.assert_allclose(down, picture[::-1], atol=1e-5)
+    np.testing.assert_allclose(turned, np.rot90(picture), atol=1e-5)  # by -pi / 2 towards down: up
+    np.testing.assert_allclose(right[:, 2:], picture[:, :-2], atol=1e-5)
+    np.testing.assert_allclose(right[:, 0], picture[:, 2], atol=1e-5)  # mirrored at the border
+    np.testing.assert_allclose(lower[1:], picture[:-1], atol=1e-5)
+    np.testing.assert_allclose(_at(scaled, 4, -2), _at(picture, 2, -1), atol=1e-5)  # twice as large
+    np.testing.assert_allclose(_at(stretched, 1, 4), _at(picture, 2, 2), atol=1e-5)  # wide and low
+
+
+def test_maps_follow_one_another_as_displayed():
+    draws = np.array([[1, 0, 0.3, 0.4, 0.7, -0.5, 0.6, -1.1]], np.float32)
+    got = apply(np.stack([ROW, COLUMN], -1).astype(np.float32), draws)[0]
+
+    def rotation(angle):
+        return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+    a0, a1, a2, a3, a4, a5, a6, a7 = draws[0].astype(float)
+    stretch = rotation(a4) @ np.diag([2**a5, 2**-a5]) @ rotation(-a4)
+    forward = stretch @ rotation(-a3) * 2**a2 @ np.diag([1 - 2 * a0, 1 - 2 * a1])
+    for place in ([0, 0], [1, 1], [-1, 2]):  # right, down
+        right, down = np.linalg.solve(forward, np.array(place) - [a6, a7])
+        np.testing.assert_allclose(_at(got, place[1], place[0]), [down, right], atol=1e-4)
+
+
+def test_the_vector_tells_the_draws_and_zero_tells_none():
+    a = np.array([1, 0, 0.3, 0.4, 0.7, -0.5, 0.6, -1.1])
+    expected = [1, 0, 0.3, np.cos(0.4) - 1, np.sin(0.4), -0.5 * np.cos(0.7), -0.5 * np.sin(0.7), 0.6, -1.1]
+    np.testing.assert_allclose(_vector(jnp.asarray(a)), expected, atol=1e-6)
+    np.testing.assert_array_equal(_vector(jnp.zeros(8)), np.zeros(9))
+
+
+def test_draws_have_the_probabilities_and_the_distributions():
+    keys = jax.random.split(jax.random.key(0), 8000)
+    draws = np.asarray(jax.jit(jax.vmap(EDMAugment(probability=0.2, shift=0.0)._draw))(keys))
+    on = draws != 0
+    np.testing.assert_allclose(on.mean(0), [0.5, 0.1, 0.2, 0.2, 0.2, 0.2, 0, 0], atol=0.02)
+    np.testing.assert_array_equal(on[:, 4], on[:, 5])
+    np.testing.assert_allclose(draws[on[:, 2], 2].std(), 1.0, atol=0.06)
+    for angle in (3, 4):
+        np.testing.assert_allclose(np.quantile(draws[on[:, angle], angle], [0, 0.25, 1]),
+                                   [-np.pi, -np.pi / 2, np.pi], atol=0.2)
+    np.testing.assert_allclose(np.corrcoef(on[:, 1:5].T), np.eye(4), atol=0.05)
+
+
+@pytest.mark.keys_again
+def test_each_example_has_its_own_key_and_limits_hold():
+    x = jnp.clip(jax.random.normal(jax.random.key(2), (4, 9, 9, 1)), -1, 1)
+    keys = jax.random.split(jax.random.key(3), 4)
+    augment = EDM.replace(probability=0.9, mirror=False, limits=(-1.0, 1.0))
+    run = jax.jit(lambda augment, keys, x: augment(keys, x))
+    got, vector = run(augment, keys, x)
+    again, _ = run(augment, keys[::-1], x[::-1])
+    np.testing.assert_allclose(again[::-1], got, atol=1e-6)
+    assert vector.shape == (4, 9) and np.abs(got).max() == 1.0 and np.abs(got - x).max() > 0.5
+    same, none = run(augment.replace(probability=0.0), keys, x)
+    np.testing.assert_allclose(same, x, atol=1e-5)
+    np.testing.assert_array_equal(none, 0)
+    with pytest.raises(ValueError, match="EDMAugment: expected x of shape"):
+        augment(keys, x[..., 0])
