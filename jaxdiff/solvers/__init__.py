@@ -18,7 +18,7 @@ from jaxdiff.solvers.presets import default, on_levels
 from jaxdiff.solvers.reversible import reversible_heun, rewind
 from jaxdiff.solvers.runge_kutta import euler, heun, midpoint, ralston, rk4
 from jaxdiff.solvers.sa import sa_solver
-from jaxdiff.solvers.search import distribution_fitness, evolve, predicted_search, tune
+from jaxdiff.solvers.search import distribution_fitness, evolve, predicted_search
 from jaxdiff.solvers.singlestep import dpm_singlestep, dpmpp_singlestep
 from jaxdiff.solvers.starts import (
     Moments,
@@ -34,6 +34,7 @@ from jaxdiff.solvers.stochastic import euler_maruyama, reverse_diffusion, seeds
 from jaxdiff.solvers.tableau import LinearSolver, Tableau, linear, stack, table
 from jaxdiff.solvers.time_shift import time_shift
 from jaxdiff.solvers.tuned import Tuned, load
+from jaxdiff.solvers.tuning import tune
 from jaxdiff.solvers.unified import unified
 from jaxdiff.solvers.v3 import dpm_solver_v3
 from jaxdiff.solvers.variance import EstimateError, fit_estimate_error

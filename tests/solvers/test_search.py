@@ -1,4 +1,4 @@
-"""Defaults, tuned solvers, evolution and predicted search, on targets with exact flows."""
+"""Defaults, evolution and predicted search, on targets with exact flows."""
 
 import jax
 import numpy as np
@@ -22,11 +22,6 @@ def exact():
 def median(solver, exact, grid=None, process=VP, x=STARTS):
     out = jd.sample(None, TARGET.denoiser(process), process, solver, grid, x=x)
     return float(np.median(np.linalg.norm(out - exact, axis=1)))
-
-
-@pytest.fixture(scope="module")
-def tuned():
-    return S.tune(jax.random.key(0), DENOISE, VP, 6, shape=(2,), proposals=96, updates=300)
 
 
 @pytest.mark.parametrize("nfe", [5, 8, 12, 20])
@@ -54,42 +49,6 @@ def test_the_default_is_for_every_process_and_any_number_of_evaluations():
             assert rows.nfe == nfe and np.isfinite(rows.next).all() and rows.t[0] == process.t_max
     with pytest.raises(ValueError, match="nfe"):
         S.default(VP, 0)
-
-
-def test_a_tuned_solver_is_several_times_closer_on_fresh_noises(tuned, exact):
-    assert median(tuned, exact) < 0.3 * median(S.default(VP, 6), exact)
-    assert tuned.rows.nfe == 6
-
-
-def test_tuning_the_grid_alone_and_for_a_family(exact):
-    only = S.tune(jax.random.key(0), DENOISE, VP, 6, shape=(2,), proposals=96, grid_only=True)
-    assert median(only, exact) <= 1.05 * median(S.default(VP, 6), exact)
-    both = S.tune(
-        jax.random.key(0),
-        [DENOISE, lambda x, t: 0.9 * DENOISE(x, t)],
-        VP,
-        4,
-        shape=(2,),
-        proposals=32,
-        updates=20,
-    )
-    assert both.rows.nfe == 4
-
-
-def test_the_file_is_exact_and_warns_elsewhere(tuned, tmp_path, exact):
-    tuned.save(tmp_path / "tuned.json")
-    back = S.load(tmp_path / "tuned.json")
-    assert back.about == tuned.about and back.process == tuned.process
-    for one, other in zip(jax.tree.leaves(back), jax.tree.leaves(tuned), strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert median(back, exact) == median(tuned, exact)
-    with pytest.warns(UserWarning, match="tuned for VP"):
-        back.plan(jd.processes.VP(beta_max=15.0))
-    with pytest.raises(ValueError, match="its own"):
-        back.plan(VP, jd.grids.uniform(VP, 6))
-    (tmp_path / "other.json").write_text("[1]")
-    with pytest.raises(ValueError, match="tuned solver"):
-        S.load(tmp_path / "other.json")
 
 
 def test_evolution_finds_better_steps_than_even_ones():
@@ -125,8 +84,3 @@ def test_predicted_search_beats_random_search():
     assert error == evaluate([best])[0] and error < random and len(tried) <= 32 + 48
     least = np.exp(costs.min(1).sum())
     assert error < least * 1.35
-
-
-def test_wrong_arguments():
-    with pytest.raises(ValueError, match="nfe"):
-        S.tune(jax.random.key(0), DENOISE, VP, 1, shape=(2,))

@@ -1,0 +1,229 @@
+"""A solver fitted to one model: all numbers of its table, by least squares through the sampler."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import grids
+from jaxdiff.solvers.exponential import dpmpp_multistep
+from jaxdiff.solvers.multistep import unipc
+from jaxdiff.solvers.presets import on_levels
+from jaxdiff.solvers.search import numeric, seed_of, walk_to_end
+from jaxdiff.solvers.tableau import Tableau, stack
+from jaxdiff.solvers.tuned import Tuned, describe
+
+FLOOR = 1e-4  # of the ends' root mean square value: errors below it are not worth more effort
+NATS = 4.0  # of log-SNR beyond t_min, for reference paths
+CHUNK = 2**19  # values of a Jacobian held at once
+
+
+def tune(
+    key, denoise, process, nfe, *, shape, samples=128, proposals=250, updates=60, grid_only=False,
+    reference=None, about=None,
+):  # fmt: skip
+    """A solver of `nfe` evaluations whose grid and coefficients fit one denoiser: found in seconds.
+
+    The best of `proposals` grids and solvers is the start. With all clean estimates so far at hand, a
+    deterministic table of n evaluations is
+
+        x_(k+1) = r_k x_k + sum_(j <= k) w_kj D(x_j, t_j)
+
+    and all of r, w and the log-SNR of t are fitted by Levenberg-Marquardt on
+    `mean log(|x - x_ref|^2 + floor^2) / 2` over reference paths: least squares with each example weighted by
+    the inverse square of its own error, so that the few that end in another mode do not rule. A quarter as
+    many further paths choose among the start and what was found on the way.
+
+    Args:
+      key: a key.
+      denoise: `(x, t) -> clean estimate`, deterministic, with forward derivatives; or a list of them
+        (conditions of one family), over which the error is averaged.
+      process: forward process without a second endpoint.
+      nfe: evaluations, at least 2.
+      shape: of one example.
+      samples: reference paths.
+      proposals: grids tried.
+      updates: of Levenberg-Marquardt; each costs `nfe (nfe + 5) / 2` derivatives and some samples.
+      grid_only: keep the proposals' best solver and grid, without free coefficients.
+      reference: the plan whose ends are to be reached; by default 256 steps of UniPC-3, which go further
+        towards data than `t_min`, so that what noise is left there does not limit the result.
+      about: dict of notes to keep with the result.
+
+    Returns:
+      `Tuned`: a solver for `jd.sample` without a grid, and a file by `save`.
+
+    Raises:
+      ValueError: for fewer than 2 evaluations.
+    """
+    if isinstance(nfe, bool) or not isinstance(nfe, (int, np.integer)) or nfe < 2:
+        raise ValueError(f"tune: expected nfe to be an integer of at least 2, got {nfe}")
+    family = list(denoise) if isinstance(denoise, (list, tuple)) else [denoise]
+    held = max(samples // 4, 16)
+    keys = jax.random.split(jax.random.fold_in(key, 0), samples + held)
+    x = jax.vmap(lambda k: process.prior(k, tuple(shape)))(keys)
+    fine = fine_plan(process) if reference is None else reference
+    ends = jnp.stack([jax.jit(lambda x, D=D: walk_to_end(D, fine, x))(x) for D in family])
+    fit = Fit(family, float(FLOOR * jnp.sqrt(jnp.mean(ends**2))))
+    paths, check = (x[:samples], ends[:, :samples]), (x[samples:], ends[:, samples:])
+    plans = proposed(process, nfe, proposals, np.random.default_rng(seed_of(key)))
+    start = plans[int(np.argmin(scored(fit, plans, paths)))]
+    rows = start if grid_only else fit.descend(process, start, paths, check, updates)
+    errors = np.asarray(jax.jit(fit.errors)(numeric(rows), *check))
+    notes = {"error": f"{np.median(errors):.3g}", "kept": "start" if rows is start else "tuned"}
+    notes |= about or {}
+    return Tuned(rows, describe(process), tuple(sorted((k, str(v)) for k, v in notes.items())))
+
+
+def fine_plan(process, steps=256):
+    """A plan for reference paths, whose last step to data starts `NATS` further than at `t_min`."""
+    high, low = (float(level) for level in grids.log_snr_range(process))
+    return unipc(3).plan(process, on_levels(process, np.linspace(low, high + NATS, steps)))
+
+
+def proposed(process, nfe, count, rng):
+    """Plans of strong solvers on grids in log-SNR: warps of its range, and random changes of them."""
+    high, low = (float(level) for level in grids.log_snr_range(process))
+    solvers = [unipc(2), unipc(3), dpmpp_multistep(2), dpmpp_multistep(3, lower_order_final=True)]
+    plans = []
+    for i in range(count):
+        first, last = max(low, rng.uniform(-5.0, -1.5)), min(high, rng.uniform(1.5, 4.5))
+        u = np.linspace(0, 1, nfe) ** rng.uniform(0.6, 1.4)
+        levels = first + (last - first) * u
+        levels[1:] += 0.1 * (i % 3) * (last - first) / nfe * rng.normal(size=nfe - 1)
+        plans.append(solvers[i % len(solvers)].plan(process, on_levels(process, np.sort(levels))))
+    return plans
+
+
+def scored(fit, plans, paths, batch=32):
+    """The objective of every plan, many in one program."""
+    rows = numeric(stack(plans))
+    run = jax.jit(jax.vmap(lambda rows: fit.objective(rows, *paths)))
+    scores = []
+    for first in range(0, len(plans), batch):
+        index = np.minimum(np.arange(first, first + batch), len(plans) - 1)
+        scores.append(np.asarray(run(jax.tree.map(lambda leaf, i=index: leaf[i], rows))))
+    return np.nan_to_num(np.concatenate(scores)[: len(plans)], nan=np.inf)
+
+
+class Fit:
+    """Distances of samplers' ends from reference ends, and the descent on them.
+
+    Paths are `(x, ends)`: starts `(n, ...)`, and ends `(denoisers, n, ...)`.
+    """
+
+    def __init__(self, family, floor):
+        self.family, self.floor = family, floor
+
+    def residuals(self, rows, x, ends):
+        """`(denoisers n, values)`, sampled end minus reference end."""
+        runs = [walk_to_end(D, rows, x) for D in self.family]
+        return (jnp.stack(runs) - ends).reshape(len(self.family) * len(x), -1)
+
+    def errors(self, rows, x, ends):
+        """`(denoisers n,)` distances."""
+        return jnp.linalg.norm(self.residuals(rows, x, ends), axis=1)
+
+    def objective(self, rows, x, ends):
+        """The mean of `log(distance^2 + floor^2) / 2`."""
+        squares = jnp.sum(self.residuals(rows, x, ends) ** 2, axis=1)
+        return 0.5 * jnp.mean(jnp.log(squares + self.floor**2))
+
+    def normal_equations(self, table, size, paths):
+        """`change -> (gradient, Gauss-Newton curvature)` of the objective, examples in chunks."""
+        count, (x, ends) = len(paths[0]), paths
+        most = max(CHUNK // (size * len(self.family) * x[0].size), 1)
+        chunk = max(n for n in range(1, min(most, count) + 1) if count % n == 0)
+        x = x.reshape(-1, chunk, *x.shape[1:])
+        ends = jnp.moveaxis(ends.reshape(len(ends), -1, chunk, *ends.shape[2:]), 1, 0)
+
+        def part(change, paths):
+            value, push = jax.linearize(lambda change: self.residuals(table(change), *paths), change)
+            slope = jax.vmap(push)(jnp.eye(size))
+            scale = jax.lax.rsqrt(jnp.sum(value**2, axis=1) + self.floor**2)[:, None]
+            slope, value = (slope * scale[None]).reshape(size, -1), (value * scale).reshape(-1)
+            return slope @ value, slope @ slope.T
+
+        def total(change):
+            parts = jax.lax.map(lambda paths: part(change, paths), (x, ends))
+            return jax.tree.map(lambda p: jnp.sum(p, axis=0) / (count * len(self.family)), parts)
+
+        return jax.jit(total)
+
+    def descend(self, process, start, paths, check, updates):
+        """The plan best on `check` on the way of Levenberg-Marquardt from `start` on `paths`; or `start`."""
+        size, table = free_table(process, start)
+        equations = self.normal_equations(table, size, paths)
+        score = jax.jit(lambda change, x, ends: self.objective(table(change), x, ends))
+
+        def single(change):
+            return jnp.asarray(change, jnp.float32)
+
+        change, damping, best = np.zeros(size), 1e-2, None
+        value, least = float(score(single(change), *paths)), float(score(single(change), *check))
+        gradient, curvature = (np.asarray(v, np.float64) for v in equations(single(change)))
+        for _ in range(updates):
+            scale = np.diag(curvature) + 1e-8 * np.diag(curvature).max()
+            trial = change - np.linalg.solve(curvature + damping * np.diag(scale), gradient)
+            found = float(score(single(trial), *paths))
+            if not found < value:  # NaN too
+                damping *= 4
+                if damping > 1e6:
+                    break
+                continue
+            change, value, damping = trial, found, max(damping / 3, 1e-7)
+            fresh = float(score(single(change), *check))
+            if fresh < least:
+                least, best = fresh, change
+            gradient, curvature = (np.asarray(v, np.float64) for v in equations(single(change)))
+        if best is None:
+            return start
+        found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), table(single(best)))
+        return found.replace(arrives=start.arrives)
+
+
+def free_table(process, start):
+    """How many numbers of a deterministic plan are free, and `change of them -> plan`; none is `start`."""
+    n = start.nfe
+    t, carried, weights = unrolled(start)
+    a, _, c = process.coefficients(t)
+    high, low = (float(level) for level in grids.log_snr_range(process))
+    levels = jnp.asarray(np.clip(process.log_snr(t), low, high + 2), jnp.float32)
+    size = jnp.asarray(np.sqrt(a**2 + c**2), jnp.float32)  # of what `carried` acts on
+    t, carried, weights = (jnp.asarray(v, jnp.float32) for v in (t, carried, weights))
+    row, column = np.tril_indices(n)
+
+    def table(change):
+        level, carry, weight = jnp.split(change, [n - 1, 2 * n - 1])
+        level = jnp.clip(levels[1:] + level, low, high + 2)
+        times = jnp.concatenate([t[:1], process.time_of_log_snr(level)])
+        estimates = weights.at[row, row - column].add(weight)
+        still = jnp.zeros((n, 1))
+        move = jnp.concatenate([(carried + carry / size)[:, None], still, estimates, still], axis=1)
+        return Tableau(
+            t=times, to=jnp.append(times[1:], 0.0), keep=jnp.tile(jnp.array([[0.0, 1.0]]), (n, 1)),
+            next=move, base=move, arrives=jnp.asarray(start.arrives), steps=start.steps, plain=True,
+            based=False, noisy=False,
+        )  # fmt: skip
+
+    return 2 * n - 1 + len(row), table
+
+
+def unrolled(rows):
+    """A deterministic plan in its general form: `(t, r (n,), w (n, n))`, w on the newest estimate first."""
+    n, unit = rows.nfe, np.eye(rows.nfe + 1)
+    point = base = unit[0]  # on x_0, D_0, D_1, ...
+    memory, points = [np.zeros(n + 1)] * rows.memory, [unit[0]]
+    for k in range(n):
+        p, q = (0.0, 1.0) if rows.plain else rows.keep[k]
+        memory = [p * point + q * unit[k + 1], *memory[:-1]]
+        columns = np.stack([point, base, *memory])
+        base = rows.base[k, :-1] @ columns if rows.based else base
+        point = rows.next[k, :-1] @ columns
+        points.append(point)
+    points = np.stack(points)
+    before = np.where(points[:-1, 0] == 0, 1.0, points[:-1, 0])
+    carried = points[1:, 0] / before
+    rest = points[1:] - carried[:, None] * points[:-1]
+    weights = np.zeros((n, n))
+    for k in range(n):
+        weights[k, : k + 1] = rest[k, k + 1 : 0 : -1]
+    return np.asarray(rows.t, np.float64), carried, weights
