@@ -40,8 +40,8 @@ class Train:
     Named things take arguments in brackets: --grid "karras(rho=5)"; `jaxdiff list` has the names.
 
     Attributes:
-      data: digits, moons, eight_gaussians, checkerboard, spirals, swiss_roll, npz:PATH or
-        images:FOLDER.
+      data: digits, moons, eight_gaussians, checkerboard, spirals, swiss_roll, npz:PATH, images:FOLDER,
+        array_record:PATTERN or tfds:NAME[:SPLIT]; those larger than the memory are streamed.
       out: the run's directory.
       steps: number of updates.
       batch_size: examples of an update, over all devices.
@@ -60,7 +60,8 @@ class Train:
       weighting: weight of the loss over times, or none.
       conditional: whether the network is told the labels.
       label_drop: share of labels dropped, for classifier-free guidance.
-      augment: none, elastic, or "affine(shift=0.5, rotate=0.1)"; background='lowest' is the range's low end.
+      augment: none, flip, crop, "edm(probability=0.12)", elastic, or "affine(shift=0.5, rotate=0.1)";
+        background='lowest' is the range's low end.
       augment_told: whether the network is told how an image was changed.
       augment_until: share of the run after which images are left as they are, in [0, 1].
       augment_above: noise level below which images are left as they are; 0 is none.

@@ -1,6 +1,9 @@
 """Data sets and the order in which their examples are seen."""
 
+import ast
+import inspect
 import os
+import re
 
 from jaxdiff.core import unknown_name
 from jaxdiff.data.arrays import Dataset, Examples, batch_indices
@@ -32,26 +35,48 @@ def load(name, **options):
 
     Args:
       name: `digits`, a toy (`moons`, `checkerboard`, `eight_gaussians`, `spirals`,
-        `swiss_roll`), `npz:PATH`, `images:FOLDER`, `array_record:PATTERN` or `tfds:NAME[:SPLIT]`.
+        `swiss_roll`), `npz:PATH`, `images:FOLDER`, `array_record:PATTERN` or `tfds:NAME[:SPLIT]`; options
+        may stand in brackets behind it: `images:FOLDER(stream=True, max_corrupt=0.05)`.
       **options: of toys `train`, `held_out` (sizes) and `seed`; of files `held_out` (share) and
-        `seed`, and those of `streams.dataset`.
+        `seed`; of the last three also `stream`, `max_corrupt` and `num_classes`, as of `streams.dataset`.
 
     Raises:
-      ValueError: for an unknown name, with the near ones, and for data that cannot be used.
+      ValueError: for an unknown name, with the near ones, options that it does not take, and for data that
+        cannot be used.
     """
-    kind, _, path = str(name).partition(":")
+    plain, written = _parse(name)
+    kind, _, path = plain.partition(":")
     if kind in _KINDS and path:
-        return _KINDS[kind](path, **options)
-    if name == "digits":
-        return digits(**options)
-    if name in TOYS:
-        return toy(name, **options)
-    raise ValueError(f"load: {unknown_name('data set', name, names())}")
+        make, first = _KINDS[kind], (path,)
+    elif plain == "digits" or plain in TOYS:
+        make, first = (digits, ()) if plain == "digits" else (toy, (plain,))
+    else:
+        raise ValueError(f"load: {unknown_name('data set', plain, names())}")
+    try:
+        inspect.signature(make).bind(*first, **written, **options)
+    except TypeError as error:
+        raise ValueError(f"load: expected other options for {plain}: {error}") from None
+    return make(*first, **written, **options)
 
 
 def canonical(name):
     """The name with its path made absolute, so that it means the same in another working directory."""
     kind, _, path = str(name).partition(":")
-    if kind in _KINDS and path and (kind != "tfds" or os.path.exists(path.split(":")[0])):
+    place = _parse(path)[0].split(":")[0] if kind == "tfds" else path
+    if kind in _KINDS and place and (kind != "tfds" or os.path.exists(place)):
         return f"{kind}:{os.path.abspath(path)}"
     return str(name)
+
+
+def _parse(name):
+    """`name(option=value, ...)` as the name and a dict."""
+    found = re.fullmatch(r"(.*)\((\w+ *=.*)\)", str(name))
+    if not found:
+        return str(name), {}
+    try:
+        call = ast.parse(f"f({found[2]})", mode="eval").body
+        return found[1], {node.arg: ast.literal_eval(node.value) for node in call.keywords}
+    except (SyntaxError, ValueError, AttributeError):
+        raise ValueError(
+            f"load: expected NAME(option=value, ...), got {name!r}; quote it in the shell"
+        ) from None

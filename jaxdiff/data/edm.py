@@ -12,12 +12,12 @@ class EDMAugment:
     """Mirrors, scales, turns, stretches and shifts images, and says how.
 
     Karras et al. (2022), arXiv:2206.00364, appendix F.2. Of each image with `a0, a1` drawn from {0, 1},
-    `a2, a5, a6, a7` from the standard normal distribution and `a3, a4` uniformly from [-pi, pi], the
-    mirroring `a0` always and each of the other five maps with `probability`, the pixel `p` (right, down;
-    from the centre) moves to
+    `a2, a5, a6, a7` from the standard normal distribution and `a3, a4` uniformly from [-pi, pi] (`a4` is 0
+    for half of them, as in the authors' code), the mirroring `a0` always and each of the other five maps
+    with `probability`, the pixel `p` (right, down; from the centre) moves to
 
         T A R S F p,   F = diag(1 - 2 a0, 1 - 2 a1),   S = 2^(scale a2),   R = rotation by -a3
-        A = rotation(a4) diag(2^(stretch a5), 2^(-stretch a5)) rotation(-a4)
+        A = rotation(-a4) diag(2^(stretch a5), 2^(-stretch a5)) rotation(a4)
         T: a shift by shift (a6 width, a7 height)
 
     The vector is `(a0, a1, a2, cos a3 - 1, sin a3, a5 cos a4, a5 sin a4, a6, a7)`, all 0 for the image as it
@@ -68,7 +68,7 @@ class EDMAugment:
     def _draw(self, key):
         """`a0` to `a7`, 0 where a map is left out."""
         key_on, key_mirror, key_normal, key_angle = jax.random.split(key, 4)
-        on = jax.random.bernoulli(key_on, self.probability, (5,))
+        on = jax.random.bernoulli(key_on, jnp.append(jnp.full(5, self.probability), 0.5))
         mirror = jax.random.bernoulli(key_mirror, 0.5, (2,)) * jnp.array([self.mirror, self.mirror_down])
         a2, a5, a6, a7 = jax.random.normal(key_normal, (4,))
         a3, a4 = jax.random.uniform(key_angle, (2,), minval=-1.0, maxval=1.0)
@@ -76,7 +76,7 @@ class EDMAugment:
         scaled, turned, stretched, shifted = (flag & on[1 + i] for i, flag in enumerate(has))
         return jnp.stack([
             mirror[0], mirror[1] * on[0], a2 * scaled, a3 * self.rotate * turned,
-            a4 * jnp.pi * stretched, a5 * stretched, a6 * shifted, a7 * shifted,
+            a4 * jnp.pi * (stretched & on[5]), a5 * stretched, a6 * shifted, a7 * shifted,
         ]).astype(jnp.float32)
 
     def _apply(self, image, a):
@@ -85,7 +85,7 @@ class EDMAugment:
         stretch = jnp.diag(jnp.exp2(self.stretch * a[5] * jnp.array([-1.0, 1.0])))
         # from where a pixel comes: the inverse of each map, in reverse order
         back = (mirrored * jnp.exp2(-self.scale * a[2])) @ _rotation(a[3])
-        back = back @ _rotation(a[4]) @ stretch @ _rotation(-a[4])
+        back = back @ _rotation(-a[4]) @ stretch @ _rotation(a[4])
         shift = self.shift * a[:5:-1] * jnp.array([height, width])
         image = warp(image, back[::-1, ::-1], shift, "reflect")  # down, right
         return image if self.limits is None else jnp.clip(image, *self.limits)

@@ -15,7 +15,7 @@ MEMORY_BYTES = 2**28  # sets up to this size, as they are stored, are loaded
 SAMPLE = 10_000  # examples of a streamed set that are loaded, to measure it and compare samples with
 
 
-def images(folder, **options):
+def images(folder, *, num_classes=0, **options):
     """Every image in a folder, grey or colour as the files are, in order of name.
 
     Where the folder holds no image, its folders are the classes, in order of name. Values are 0 to 255; of
@@ -23,6 +23,7 @@ def images(folder, **options):
 
     Args:
       folder: path.
+      num_classes: of the labels; by default the number of folders.
       **options: of `dataset`.
 
     Raises:
@@ -30,7 +31,7 @@ def images(folder, **options):
         `max_corrupt`, and as of `dataset`.
     """
     source = Folder(folder)
-    return dataset(f"images:{folder}", source, num_classes=len(source.classes), **options)
+    return dataset(f"images:{folder}", source, num_classes=num_classes or len(source.classes), **options)
 
 
 def array_record(pattern, decode=None, num_classes=0, **options):

@@ -171,3 +171,17 @@ def test_names_hold_in_another_working_directory(tmp_path, monkeypatch):
     assert jd.data.canonical("tfds:here:train") == f"tfds:{tmp_path}/here:train"
     for name in ("tfds:mnist:train", "digits", "npz:"):
         assert jd.data.canonical(name) == name
+
+
+def test_options_may_stand_behind_the_name(directory, tmp_path):
+    data = load(f"tfds:{directory}:train[:80](stream=True, held_out=0.25)", seed=3)
+    assert len(data.source) == 60 and len(data.held_out["x"]) == 20
+    assert load("moons(train=30)").train["x"].shape == (30, 2)
+    name = f"images:{tmp_path}/photos (2020)"
+    with pytest.raises(ValueError, match="expected a folder, found none"):
+        load(name)
+    with pytest.raises(ValueError, match="other options for moons: .*'size'"):
+        load("moons(size=3)")
+    with pytest.raises(ValueError, match="quote it in the shell"):
+        load("moons(train=many)")
+    assert jd.data.canonical(f"tfds:{directory}(seed=1)") == f"tfds:{directory}(seed=1)"
