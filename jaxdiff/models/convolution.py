@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.core import constrain_batch
+
 from .layers import ZEROS, Dtype
 
 TILE = 4
@@ -157,4 +159,4 @@ class Conv(nn.Module):
             out = winograd(x, kernel)
         else:
             out = convolve(x, kernel, [(1, 1), (1, 1)], 2 if self.resize == "halve" else 1)
-        return out + bias.reshape(1, 1, 1, -1)
+        return constrain_batch(out + bias.reshape(1, 1, 1, -1))

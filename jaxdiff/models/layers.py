@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import fold_in
+from jaxdiff.core import constrain_batch, fold_in
 
 Dtype = Any
 ZEROS = nn.initializers.zeros_init()
@@ -183,6 +183,7 @@ class SelfAttention(nn.Module):
         """`(batch, tokens, width)` to the same; `angles` as from `rotary_angles`."""
         batch, tokens, width = x.shape
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = constrain_batch(x)
         qkv = per_token(nn.Dense(3 * width, name="qkv", **dtypes), x)
         qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = (qkv[:, :, index] for index in range(3))
