@@ -127,16 +127,18 @@ class List:
 
 def train(given: Train):
     """Trains, samples, evaluates; prints the table and where the files are."""
+    first = training.distributed.first()  # of several processes, which writes and prints
     dataset = jd.data.load(given.data)
     config = resolve(given, dataset)
     out = config["out"]
-    if saved_settings(out):
+    if first and saved_settings(out):
         training.claim(out, config, FREE)  # before anything is built: says which field differs
     job = job_.build_job(config)
     loss, optimizer = job_.objective(job, config), job_.optimizer(config)
     draw = job_.make_sampler(job, config)
-    print(f"configuration, kept in {out}/config.json:")
-    print(_listing(config))
+    say = print if first else lambda *_, **__: None
+    say(f"configuration, kept in {out}/config.json:")
+    say(_listing(config))
     arrays = job_.arrays(job, dataset)
 
     def picture(step, params):
@@ -145,7 +147,7 @@ def train(given: Train):
 
     key = jax.random.fold_in(jax.random.key(config["seed"]), 0)
     params = training.init_params(job.model, key, job.shape)
-    print(f"{type(job.model).__name__} with {training.parameter_count(params):,} parameters", flush=True)
+    say(f"{type(job.model).__name__} with {training.parameter_count(params):,} parameters", flush=True)
     state = training.fit(
         params, loss, arrays, optimizer=optimizer, out=out, config=config, free=FREE, picture=picture,
         **{name: config[name] for name in (
@@ -154,7 +156,7 @@ def train(given: Train):
             "tensorboard", "peak_flops", "watchdog", "picture_every",
         )},
     )
-    print(f"trained to step {int(state.step)}; checkpoints in {out}/checkpoints")
+    say(f"trained to step {int(state.step)}; checkpoints in {out}/checkpoints")
     if config["evaluate"]:
         _evaluate(state.ema[0] if state.ema else state.params, dataset, job, config, draw, config["samples"])
 
@@ -264,6 +266,8 @@ def _draw_and_save(draw, params, job, config, number, seed, labels, out, title=N
     if labels is None:
         labels = job_.check_labels(None, number, job.num_classes)
     x = draw(params, number, seed, labels)
+    if not training.distributed.first():
+        return x
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     np.savez(f"{out}.npz", **({"x": x} if labels is None else {"x": x, "label": labels}))
     record = config["data_record"]
@@ -278,6 +282,8 @@ def _evaluate(params, dataset, job, config, draw, number):
         labels = job_.check_labels(dataset.held_out["label"], number, job.num_classes)
     out = os.path.join(run, "samples")
     x = _draw_and_save(draw, params, job, config, number, config["seed"], labels, out)
+    if not training.distributed.first():
+        return
     scores = jd.metrics.evaluate(dataset, x, labels)
     print(jd.metrics.table(scores))
     write_json(

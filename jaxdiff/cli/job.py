@@ -82,7 +82,8 @@ def optimizer(config):
 def make_sampler(job, config):
     """`draw(params, n, seed, labels=None) -> (n, *shape)` numpy samples in data units.
 
-    A sample depends on the seed, its number and its label alone; chunks of one size are compiled once.
+    A sample depends on the seed, its number and its label alone. Chunks of one size are compiled once and cut
+    over the devices of all processes, each of which has to draw.
     """
     solver, scale = lookup("solver", config["solver"]), config["guidance_scale"]
     if scale != 1 and not config["label_drop"]:
@@ -93,15 +94,17 @@ def make_sampler(job, config):
     grid = lookup("grid", config["grid"], job.process, config["sample_steps"])
     record = data_of(config)
 
-    @jax.jit
-    def chunk(params, keys, labels):
+    def chunk(shared, number, labels):
+        params, seed = shared
+        keys = fold_in(jax.random.fold_in(jax.random.key(seed), 1), number)
+
         def denoiser(condition):
             def net(x, c_noise):
                 return job.model.apply({"params": params}, x, c_noise, condition)
 
             return jd.denoiser(net, job.process, job.parameterization)
 
-        size = len(keys)
+        size = len(number)
         cond = denoiser(_condition(job, labels, size))
         if scale != 1:
             null = jnp.full(size, job.num_classes)
@@ -109,17 +112,19 @@ def make_sampler(job, config):
             cond = jd.guidance.classifier_free(cond, uncond, scale)
         return jd.sample(keys, cond, job.process, solver, grid, shape=job.shape)
 
+    compiled = training.over_devices(chunk)
+
     def draw(params, n, seed, labels=None):
-        size = CHUNK[len(job.shape) == 3]
-        number = np.arange(-(-n // size) * size)
-        keys = fold_in(jax.random.fold_in(jax.random.key(seed), 1), jnp.asarray(number))
+        devices = jax.device_count()
+        size = -(-CHUNK[len(job.shape) == 3] // devices) * devices
+        number = np.arange(-(-n // size) * size, dtype=np.int32)
         if job.num_classes is not None:
             labels = np.resize(np.asarray(labels, np.int32), len(number))
         parts = [
-            chunk(params, keys[i : i + size], None if labels is None else labels[i : i + size])
+            compiled((params, seed), number[i : i + size], labels if labels is None else labels[i : i + size])
             for i in range(0, len(number), size)
         ]
-        return record.from_model(np.concatenate([np.asarray(part) for part in parts])[:n])
+        return record.from_model(np.concatenate(parts)[:n])
 
     return draw
 

@@ -1,12 +1,12 @@
 """Training: state, averages, one update for every kind of parallelism, checkpoints, the loop."""
 
-from jaxdiff.training import ema
+from jaxdiff.training import distributed, ema
 from jaxdiff.training.checkpoints import CannotSave, Checkpoints, read_record, restore, to_state
 from jaxdiff.training.loop import fit
 from jaxdiff.training.memory import keep_freed_memory
 from jaxdiff.training.objectives import denoising_objective
 from jaxdiff.training.optimizers import adamw, learning_rates
-from jaxdiff.training.parallel import make_dispatch, parallel
+from jaxdiff.training.parallel import make_dispatch, over_devices, parallel
 from jaxdiff.training.pictures import save_picture
 from jaxdiff.training.report import report_page
 from jaxdiff.training.runs import checkpoint_directory, claim, read_config, read_log
@@ -24,6 +24,7 @@ __all__ = [
     "checkpoint_directory",
     "claim",
     "denoising_objective",
+    "distributed",
     "ema",
     "fingerprint",
     "fit",
@@ -33,6 +34,7 @@ __all__ = [
     "learning_rates",
     "make_dispatch",
     "make_update",
+    "over_devices",
     "parallel",
     "parameter_count",
     "read_config",

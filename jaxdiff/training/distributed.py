@@ -9,6 +9,8 @@ import traceback
 import jax
 import numpy as np
 
+from jaxdiff.training.signals import Interrupted
+
 FAILED = 1
 
 
@@ -59,16 +61,18 @@ def first():
 
 @contextlib.contextmanager
 def together():
-    """Around the work of a process of several: an exception ends the process at once.
+    """Around the work of a process of several: all end together, and an exception ends the process at once.
 
     Left to itself, it would wait for its peers at exit, and they for it in the next collective, for minutes.
     """
     try:
         yield
-    except SystemExit:
-        raise
+        if several():
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("end")  # one may still be writing
     except BaseException as error:
-        if not several():
+        if not several() or isinstance(error, (SystemExit, Interrupted)):
             raise
         traceback.print_exc()
         print(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+JAXDIFF = ("-m", "jaxdiff")
 GRACE = 5.0  # seconds between the end of one process and the end of those that do not follow
 
 
@@ -16,8 +17,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def launch(arguments, processes, devices=1, heartbeat=10, environment=None, output=None):
-    """Starts `python -m jaxdiff ARGUMENTS` as several processes with CPU devices of their own.
+def launch(arguments, processes, devices=1, heartbeat=10, environment=None, output=None, program=JAXDIFF):
+    """Starts `python PROGRAM ARGUMENTS` as several processes with CPU devices of their own.
 
     Args:
       arguments: words of the command line, such as `["train", "--data", "moons"]`.
@@ -25,6 +26,7 @@ def launch(arguments, processes, devices=1, heartbeat=10, environment=None, outp
       devices: CPU devices of each.
       heartbeat: seconds after which a process that gives no sign of life counts as gone.
       environment: variables beside those of this process.
+      program: words of the program, which takes `--coordinator` and the like as `jaxdiff train` does.
       output: where the processes print, a file or a list of one for each; this process's own by default.
 
     Returns:
@@ -40,7 +42,7 @@ def launch(arguments, processes, devices=1, heartbeat=10, environment=None, outp
     return [
         subprocess.Popen(
             [
-                sys.executable, "-m", "jaxdiff", *arguments, "--coordinator", address, "--processes",
+                sys.executable, *program, *arguments, "--coordinator", address, "--processes",
                 str(processes), "--process-id", str(i), "--heartbeat", str(heartbeat),
             ],
             env=os.environ | cpu | (environment or {}), stdout=outputs[i], stderr=outputs[i],

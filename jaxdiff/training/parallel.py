@@ -65,6 +65,33 @@ def parallel(mode="auto", devices=None, mesh=""):
     return _pmap(devices) if mode == "pmap" else _jit(devices, sizes)
 
 
+def over_devices(function):
+    """`function(shared, *examples)` compiled, with its examples cut over the devices of all processes.
+
+    Every process passes the whole host arrays, `examples` of a size that the number of devices divides, and
+    gets the whole result, gathered once, as numpy arrays.
+    """
+    devices = jax.devices()
+    if len(devices) == 1:
+        alone = jax.jit(function)
+        return lambda shared, *examples: jax.tree.map(np.asarray, alone(shared, *examples))
+    mesh = Mesh(np.array(devices), (AXIS,))
+    everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
+    compiled = jax.jit(
+        lambda shared, examples: function(shared, *examples), in_shardings=(everywhere, split),
+        out_shardings=everywhere,
+    )
+
+    def call(shared, *examples):
+        placed = (
+            jax.tree.map(lambda a, s=s: _put(np.asarray(a), s), tree)
+            for tree, s in ((shared, everywhere), (examples, split))
+        )
+        return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data), compiled(*placed))
+
+    return call
+
+
 def check_batch_size(batch_size, devices, accumulate=1):
     """Raises ValueError if the batch cannot be cut evenly over devices and accumulation steps."""
     if not isinstance(batch_size, (int, np.integer)):
