@@ -61,6 +61,8 @@ class Parameterization:
             return Coefficients(c_skip, c_out, namespace(t, process).ones_like(c_out), process.c_noise(t))
         xp = namespace(t, process, self)
         c_in = 1 / xp.sqrt(_variance(process, t, **self.numbers))
+        if self.on_y is not None:  # between two endpoints the log-SNR goes to -inf where little changes
+            return Coefficients(c_skip, c_out, c_in, process.c_noise(t))
         # log(sigma) / 4, held finite at the exact ends of time
         return Coefficients(c_skip, c_out, c_in, -xp.clip(process.log_snr(t), -20.0, 20.0) / 4)
 
