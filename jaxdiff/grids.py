@@ -8,7 +8,7 @@ log-SNR is infinite at `t_max`, they are laid out from its mirror image of `t_mi
 import numpy as np
 
 from jaxdiff.core import check_choice, check_positive, concrete, namespace
-from jaxdiff.times import shift_times
+from jaxdiff.times import log_snr_range, shift_times
 
 
 def uniform(process, steps, end=None):
@@ -263,12 +263,6 @@ def _in_log_snr(process, steps, end, interpolate, where):
     t = process.time_of_log_snr(interpolate(low, high, np.linspace(0, 1, max(inner, 2))))
     t = _pin(t, process.t_max, last)[:inner]
     return explicit(process, t if end is not None else xp.append(t, 0.0))
-
-
-def log_snr_range(process):
-    """Log-SNR at `t_min` and at `t_max`; for the last its mirror image of the first where it is infinite."""
-    xp, high, low = namespace(0.0, process), process.log_snr(process.t_min), process.log_snr(process.t_max)
-    return high, xp.where(xp.isfinite(low), low, -high)
 
 
 def _end(process, end):

@@ -22,7 +22,7 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
     `a tr J`, `J` the Jacobian of the clean estimate. So, from the data end 0 to the prior end T of the
     grid, in n dimensions,
 
-        log p(x0) = log N(x_T; prior) + n log(c_T / c_0) + q_T,    dq / dlambda = a tr J,  q_0 = 0
+        log p(x0) = log prior(x_T) + n log(c_T / c_0) + q_T,    dq / dlambda = a tr J,  q_0 = 0
 
     and `c q` is a coordinate that every solver integrates beside `x`, with `c tr J` in the place of its
     clean estimate (Song et al. (2021), arXiv:2011.13456, section 4.3, for any process).
@@ -73,8 +73,8 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
     end = sample(None, pair, process, solver, grid, x=start, y=ends)
     a, b, c = (jnp.asarray(k, x0.dtype) for k in process.coefficients(grid))
     size, mean = x0[0].size, 0.0 if y is None else (a[-1] + b[-1]) * ends["x"]
-    normal = -0.5 * _sum(jnp.square((end["x"] - mean) / c[-1])) - 0.5 * size * np.log(2 * np.pi)
-    return normal - size * jnp.log(c[0]) + end["cq"] / c[-1]
+    noise = process.log_noise((end["x"] - mean) / c[-1])
+    return noise - size * jnp.log(c[0]) + end["cq"] / c[-1]
 
 
 def variational_bound(key, denoise, process, x0, *, samples=1, y=None):
@@ -98,6 +98,8 @@ def variational_bound(key, denoise, process, x0, *, samples=1, y=None):
     Returns:
       `(batch,)` bounds.
     """
+    if not process.normal:
+        raise ValueError("variational_bound: expected a process with normal noise; see log_prob for others")
     x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
     keys, size = batch_keys(key, x0.shape[0], "variational_bound"), x0[0].size
     high, low = log_snr_range(process)

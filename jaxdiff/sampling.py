@@ -55,6 +55,8 @@ def sample(
             f"sample: expected a solver of jd.solvers, such as jd.solvers.heun(), or a plan, got {solver!r}"
         )
     rows = solver.plan(process, grid)
+    if rows.noisy and not getattr(process, "normal", True):
+        raise ValueError("sample: this solver draws normal noise, but the process's has heavier tails")
     check_gradient(gradient, rows)
     x = _start(keys, process, rows, shape, x, y)
     dtype = jnp.result_type(jax.tree.leaves(x)[0], jnp.float32)

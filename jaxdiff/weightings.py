@@ -8,7 +8,7 @@ A weighting is `weight(process, t)`, the weight on the squared error of the clea
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import check_positive
+from jaxdiff.core import check_positive, safe_divide
 
 LIMIT = 25.0  # log-SNR beyond which float32 has no signal or no noise left
 
@@ -41,17 +41,24 @@ def sigmoid(bias=2.0):
     )
 
 
-def likelihood():
-    """`-(dSNR / dt) (t_max - t_min) / 2`: uniform times give the variational bound.
+def likelihood(times=None):
+    """`-(dSNR / dt) / (2 p(t))`, p the density of the training times: the loss is the variational bound.
 
-    The loss is then the bound's diffusion term in nats per dimension (Kingma et al. (2021),
-    arXiv:2107.00630, eq. 15).
+    Its mean is then the bound's diffusion term in nats per dimension (Kingma et al. (2021),
+    arXiv:2107.00630, eq. 15), whatever the times; its variance is not: `jd.times.log_snr()` are those of
+    importance sampling (Song et al. (2021), arXiv:2101.09258).
+
+    Args:
+      times: the distribution that the loss draws its times from, with a density; uniform if None.
     """
 
     def weight(process, t):
         t = jnp.asarray(t)
         slope = jax.jvp(process.log_snr, (t,), (jnp.ones_like(t),))[1]
-        return -slope * _snr(process, t) * (process.t_max - process.t_min)
+        falls = -slope * _snr(process, t)
+        if times is None:
+            return falls * (process.t_max - process.t_min)
+        return safe_divide(falls, times.density(process, t))
 
     return weight
 

@@ -8,17 +8,15 @@ import jaxdiff as jd
 MIXTURE = jd.testing.gaussian_mixture(
     np.array([[1.0, 0.0], [-1.0, 0.5]]), np.array([[0.1, 0.2], [0.15, 0.1]]), np.array([0.4, 0.6])
 )
-PROCESSES = [jd.processes.VP(), jd.processes.EDM(), jd.processes.RectifiedFlow(), jd.processes.SubVP()]
 
 
-@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
-def test_the_density_of_a_mixture_within_a_hundredth_of_a_nat(process):
+def test_the_density_of_a_mixture_within_a_hundredth_of_a_nat():
+    """Every other process and estimator: processes/test_every_process.py."""
+    process = jd.processes.VP()
     x0 = MIXTURE.sample(jax.random.key(0), 64)
-    solver = jd.solvers.heun() if isinstance(process, jd.processes.RectifiedFlow) else jd.solvers.unipc(2)
-    steps = 300 if solver.name == "heun" else 120
     logp = jd.likelihood.log_prob(
         jax.random.key(1), MIXTURE.denoiser(process), process, x0,
-        solver=solver, grid=jd.grids.log_snr(process, steps),
+        solver=jd.solvers.unipc(2), grid=jd.grids.log_snr(process, 120),
     )  # fmt: skip
     exact = MIXTURE.log_prob(process, x0, 0.0)
     assert abs(float(jnp.mean(logp - exact))) < 0.01
@@ -69,31 +67,17 @@ def test_hutch_plus_plus_is_closer_for_the_same_derivatives():
     assert float(better.std()) < 0.7 * float(plain.std())
 
 
-@pytest.mark.parametrize(
-    "process",
-    [
-        jd.processes.BrownianBridge(0.7, t_min=1e-4), jd.processes.StochasticInterpolant(t_min=1e-4),
-        jd.processes.DiffusionBridge(jd.processes.VP()), jd.processes.SchrodingerBridge(),
-        jd.processes.OrnsteinUhlenbeckVE(gamma=6.0, t_min=3e-3), jd.processes.MeanReverting(0.5),
-        jd.processes.Residual(0.8), jd.processes.ResShift(),
-    ],
-    ids=lambda p: type(p).__name__,
-)  # fmt: skip
-def test_the_density_given_a_second_endpoint(process):
+def test_the_density_given_a_second_endpoint():
+    process = jd.processes.BrownianBridge(0.7, t_min=1e-4)
     x0 = MIXTURE.sample(jax.random.key(0), 32)
-    y = x0 + 0.1  # a prior is drawn around y, so it is near the data here
+    y = jnp.full_like(x0, 0.1)  # a prior is drawn around y, so it is near the data here
     logp = jd.likelihood.log_prob(
-        None,
-        MIXTURE.denoiser(process, y),
-        process,
-        x0,
-        y=y,
-        solver=jd.solvers.unipc(2),
+        None, MIXTURE.denoiser(process, y), process, x0, y=y, solver=jd.solvers.unipc(2),
         grid=jd.grids.log_snr(process, 150),
-    )
+    )  # fmt: skip
     exact = MIXTURE.log_prob(process, x0, process.t_min, y)
-    assert abs(float(jnp.mean(logp - exact))) < 0.02
-    assert float(jnp.median(jnp.abs(logp - exact))) < 0.02
+    assert abs(float(jnp.mean(logp - exact))) < 0.01
+    assert float(jnp.median(jnp.abs(logp - exact))) < 0.01
 
 
 @pytest.mark.slow
@@ -167,5 +151,13 @@ def test_wrong_arguments():
         jd.likelihood.log_prob(None, denoise, process, x0, solver=jd.solvers.ddim(), grid=grid[::-1])
     with pytest.raises(ValueError, match="deterministic"):
         jd.likelihood.log_prob(None, denoise, process, x0, solver=jd.solvers.ancestral(), grid=grid)
+    heavy = jd.processes.HeavyTailed(process)
+    with pytest.raises(ValueError, match="normal noise"):
+        jd.likelihood.variational_bound(jax.random.key(0), denoise, heavy, x0)
+    with pytest.raises(ValueError, match="half of them repeat"):
+        matrices = jd.processes.Symmetric(process)
+        jd.likelihood.log_prob(
+            None, lambda x, t: x, matrices, jnp.zeros((1, 2, 2)), solver=jd.solvers.ddim(), grid=grid
+        )
     with pytest.raises(ValueError, match="probes"):
         jd.likelihood.log_prob(None, denoise, process, x0, solver=jd.solvers.ddim(), grid=grid, probes=0)

@@ -21,6 +21,9 @@ def test_distributions_against_their_laws():
     assert ks(t, stats.uniform(1e-3, 1 - 1e-3).cdf) < 0.03
     sigma = jd.times.log_normal(-0.8, 1.0).draw(fresh_keys(), edm)
     assert ks(np.log(sigma), stats.norm(-0.8, 1.0).cdf) < 0.01
+    t = jd.times.log_snr().draw(fresh_keys(), vp)
+    high, low = vp.log_snr(vp.t_min), vp.log_snr(vp.t_max)
+    assert ks(vp.log_snr(np.asarray(t, float)), stats.uniform(low, high - low).cdf) < 0.01
     t = jd.times.log_normal(-0.8, 1.0).draw(fresh_keys(), vp)
     assert ks(-np.asarray(vp.log_snr(t)), stats.norm(-0.8, 1.0).cdf) < 0.01
     t = np.asarray(jd.times.logit_normal(0.3, 0.8).draw(fresh_keys(), flow))
@@ -56,3 +59,39 @@ def test_times_stay_inside_the_process():
         for process in (jd.processes.VP(), jd.processes.EDM(), jd.processes.RectifiedFlow()):
             t = times.draw(fresh_keys()[:500], process)
             assert t.min() >= np.float32(process.t_min) and t.max() <= process.t_max
+
+
+def test_densities_are_those_of_the_quantiles():
+    """p(q(u)) dq / du = 1."""
+    u, vp = jnp.linspace(0.05, 0.95, 19), jd.processes.VP()
+    laws = jd.times.uniform(), jd.times.log_snr(), jd.times.log_normal(), jd.times.logit_normal(0.3, 0.8, 3.0)
+
+    def product(law):
+        t, slope = jax.jvp(lambda u: law.quantile(vp, u, **law.numbers), (u,), (jnp.ones_like(u),))
+        return law.density(vp, t) * slope
+
+    found = jax.jit(lambda: jnp.stack([product(law) for law in laws]))()
+    np.testing.assert_allclose(found, 1.0, rtol=2e-3)
+    with pytest.raises(ValueError, match="known density"):
+        jd.times.mode().density(vp, u)
+
+
+@pytest.mark.keys_again
+def test_importance_sampling_keeps_the_likelihood_weighted_loss_and_lowers_its_variance():
+    """For every process, in closed form: processes/test_every_process.py."""
+    target, vp = jd.testing.gaussian(np.zeros(2), np.full(2, 0.5)), jd.processes.VP(t_min=0.01)
+    x0 = target.sample(jax.random.key(0), 20_000)
+
+    def loss(key, times):
+        return jd.losses.denoising(
+            target.denoiser(vp), key, x0, process=vp, parameterization=jd.parameterizations.data(),
+            times=times, weighting=jd.weightings.likelihood(times),
+        )  # fmt: skip
+
+    laws = jd.times.stratified(), jd.times.log_snr()
+    uniform, importance = jax.jit(lambda key: [loss(key, law) for law in laws])(jax.random.key(1))
+    snr = [np.exp(2 * vp.log_snr(t)) for t in (vp.t_min, vp.t_max)]
+    exact = 0.5 * np.log((1 + 0.5 * snr[0]) / (1 + 0.5 * snr[1]))  # the information of x_t_min about x0
+    for found in (uniform, importance):
+        assert abs(found.mean() - exact) < 3 * found.std() / np.sqrt(len(x0))
+    assert importance.std() < 0.6 * uniform.std(), (importance.std(), uniform.std())

@@ -8,16 +8,18 @@ from jaxdiff.core import batch_keys, fold_in, match_dims
 from jaxdiff.losses.denoising import denoising
 
 
-def flow_matching(net, key, x0, *, process=None, coupling=None, label=None, times=None, y=None, strata=None):
+def flow_matching(
+    net, key, x0, *, process=None, coupling=None, label=None, times=None, y=None, noise=None, strata=None
+):
     """Conditional flow matching: squared error of the velocity `a' x0 + b' y + c' noise`.
 
     `denoising` with `velocity()`, on noise that a coupling has paired with the batch. With `y` it is the
-    velocity of a stochastic interpolant. Lipman et al. (2023), arXiv:2210.02747; Tong et al. (2024),
-    arXiv:2302.00482.
+    velocity of a stochastic interpolant; the interpolant's score is `-E / c` of a network E that `denoising`
+    trains with `noise()`. Lipman et al. (2023), arXiv:2210.02747; Tong et al. (2024), arXiv:2302.00482.
 
     Args:
       net: `net(x, c_noise) -> F`, the velocity.
-      key, x0, times, y, strata: as of `denoising`.
+      key, x0, times, y, noise, strata: as of `denoising`.
       process: `RectifiedFlow()` by default.
       coupling: of `jd.couplings`, between `x0` and the noise; independent if None. It looks at the batch
         it is given: on several devices, at the share of each.
@@ -28,9 +30,9 @@ def flow_matching(net, key, x0, *, process=None, coupling=None, label=None, time
     """
     process = processes.RectifiedFlow() if process is None else process
     keys = batch_keys(key, jnp.shape(x0)[0], "flow_matching")
-    noise = None
     if coupling is not None:
-        noise = process.noise(fold_in(keys, 1), jnp.asarray(x0, jnp.result_type(x0, jnp.float32)))
+        if noise is None:
+            noise = process.noise(fold_in(keys, 1), jnp.asarray(x0, jnp.result_type(x0, jnp.float32)))
         noise = coupling(jax.random.fold_in(keys[0], 2), x0, noise, label)
     return denoising(
         net,

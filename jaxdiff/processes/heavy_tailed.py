@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln
 
-from jaxdiff.core import check_positive, dataclass, fold_in, match_dims, normal_like
+from jaxdiff.core import check_positive, concrete, dataclass, fold_in, match_dims, normal_like
 from jaxdiff.processes.gaussian import EDM, check_times
 from jaxdiff.processes.linear import LinearProcess
 
@@ -24,8 +26,52 @@ def student_t(keys, like, degrees):
     return jax.tree.map(lambda z: z * match_dims(scale.astype(z.dtype), z), normal)
 
 
+class StudentT(LinearProcess):
+    """A process whose noise is Student-t with `tail` degrees of freedom: `kappa` times normal noise.
+
+    An example has one `kappa`, `1 / kappa^2 ~ Gamma(tail / 2, tail / 2)`, at all times, and given it the
+    process is Gaussian with noise `kappa c`.
+    """
+
+    tail = np.inf
+
+    @property
+    def normal(self):
+        """Whether the noise is normal: infinite degrees of freedom."""
+        known = concrete(self.tail)
+        return known is not None and bool(known == np.inf)
+
+    def noise(self, keys, like):
+        return student_t(keys, like, self.tail)
+
+    def log_noise(self, noise):
+        if self.normal:
+            return super().log_noise(noise)
+        n, tail = noise[0].size, self.tail
+        squares = jnp.sum(jnp.square(noise), axis=tuple(range(1, noise.ndim)))
+        half = 0.5 * jnp.asarray(tail, noise.dtype)
+        constant = gammaln(half + 0.5 * n) - gammaln(half) - 0.5 * n * jnp.log(np.pi * tail)
+        return constant - (half + 0.5 * n) * jnp.log1p(squares / tail)
+
+    def posterior(self, x_t, x0, t, s, y=None):
+        """Mean and standard deviation of `q(x_s | x_t, x0)`, Student-t with `tail + n` degrees of freedom.
+
+        The mean is that of normal noise; the deviation grows with how far `x_t` is from `x0`, for that tells
+        `kappa`: by `sqrt((tail + |E|^2) / (tail + n - 2))`, `E = (x_t - a x0 - b y) / c`.
+        """
+        mean, std = super().posterior(x_t, x0, t, s, y)
+        if self.normal:
+            return mean, std
+        a, b, c = self.coefficients_for(x_t, t, "posterior")
+        miss = (x_t - a * x0 - (0.0 if y is None else b * y)) / c
+        squares = jnp.sum(jnp.square(miss), axis=tuple(range(1, miss.ndim)))
+        rest = self.tail + x_t[0].size - 2  # 0 and below: no variance
+        squared = jnp.where(rest > 0, (self.tail + squares) / jnp.where(rest > 0, rest, 1.0), jnp.inf)
+        return mean, std * match_dims(jnp.sqrt(squared), x_t)
+
+
 @dataclass
-class PoissonFlow(LinearProcess):
+class PoissonFlow(StudentT):
     """PFGM++: electric field lines in D further dimensions; time is the noise level, as in `EDM`.
 
         x_t = x0 + R u,  u uniform on the sphere,  R = r sqrt(B / (1 - B)),  B ~ Beta(N / 2, D / 2)
@@ -33,8 +79,8 @@ class PoissonFlow(LinearProcess):
 
     for data of N dimensions, at `t_max` (the prior) as well. `R u` is `t` times Student-t noise with D
     degrees of freedom, so hyperparameters carry over from EDM by r = sigma sqrt(D), D = 1 is PFGM and D to
-    infinity is EDM. Deterministic solvers follow the field lines; solvers that draw noise assume normal
-    noise and do not apply. Xu et al. (2023), arXiv:2302.04265, eq. 5 and proposition 3.1.
+    infinity is EDM. Deterministic solvers follow the field lines; those that draw noise assume it normal and
+    are refused. Xu et al. (2023), arXiv:2302.04265, eq. 5 and proposition 3.1.
 
     Args:
       D: number of augmented dimensions, above 0; `jnp.inf` is EDM.
@@ -49,12 +95,10 @@ class PoissonFlow(LinearProcess):
             check_positive("PoissonFlow", D=self.D)
         check_times(self)
 
+    tail = property(lambda self: self.D)
     coefficients = EDM.coefficients
     time_of_log_snr = EDM.time_of_log_snr
     c_noise = EDM.c_noise
-
-    def noise(self, keys, like):
-        return student_t(keys, like, self.D)
 
     def radius(self, t):
         """`r = t sqrt(D)`, the height in the augmented dimensions."""
@@ -62,11 +106,11 @@ class PoissonFlow(LinearProcess):
 
 
 @dataclass
-class HeavyTailed(LinearProcess):
+class HeavyTailed(StudentT):
     """A process with Student-t noise in the place of normal noise: for data with heavy tails.
 
     Pandey et al. (2024), arXiv:2410.14171 (t-EDM on `EDM`, t-Flow on `RectifiedFlow`). Deterministic
-    solvers apply; those that draw noise assume normal noise.
+    solvers apply; those that draw noise assume it normal and are refused.
 
     Args:
       base: the process whose coefficients are used.
@@ -80,6 +124,7 @@ class HeavyTailed(LinearProcess):
         if not (isinstance(self.degrees, float) and self.degrees == jnp.inf):
             check_positive("HeavyTailed", degrees=self.degrees)
 
+    tail = property(lambda self: self.degrees)
     paired = property(lambda self: self.base.paired)
     t_min = property(lambda self: self.base.t_min)
     t_max = property(lambda self: self.base.t_max)
@@ -98,6 +143,3 @@ class HeavyTailed(LinearProcess):
 
     def c_noise(self, t):
         return self.base.c_noise(t)
-
-    def noise(self, keys, like):
-        return student_t(keys, like, self.degrees)

@@ -22,6 +22,7 @@ class LinearProcess:
     """
 
     paired = False
+    normal = True  # whether the noise is: what solvers and bounds that draw it themselves go by
 
     def coefficients(self, t):
         """`(a, b, c)` at times `t` in [0, t_max], each of the shape of `t`."""
@@ -75,6 +76,11 @@ class LinearProcess:
     def noise(self, keys, like):
         """The noise of `perturb` for `(batch,)` keys, in the structure of `like`: standard normal."""
         return normal_like(keys, like)
+
+    def log_noise(self, noise):
+        """Log-density of noise `(batch, ...)` in nats, `(batch,)`: of the standard normal law."""
+        squares = jnp.sum(jnp.square(noise), axis=tuple(range(1, noise.ndim)))
+        return -0.5 * (squares + noise[0].size * np.log(2 * np.pi))
 
     def prior(self, key, shape, y=None, dtype=None):
         """One example of the prior at `t_max`: `c noise`, around `(a + b) y` where there is a `y`."""

@@ -27,6 +27,7 @@ class Product:
     paired = False
     t_min = property(lambda self: {name: part.t_min for name, part in self.parts.items()})
     t_max = property(lambda self: {name: part.t_max for name, part in self.parts.items()})
+    normal = property(lambda self: all(part.normal for part in self.parts.values()))
 
     def only(self, *names):
         """The product of the named parts."""
@@ -127,6 +128,7 @@ class Symmetric(LinearProcess):
 
     t_min = property(lambda self: self.base.t_min)
     t_max = property(lambda self: self.base.t_max)
+    normal = property(lambda self: self.base.normal)
 
     def coefficients(self, t):
         return self.base.coefficients(t)
@@ -139,6 +141,12 @@ class Symmetric(LinearProcess):
 
     def c_noise(self, t):
         return self.base.c_noise(t)
+
+    def log_noise(self, noise):
+        raise ValueError(
+            "Symmetric: expected no density over all entries, for half of them repeat the others; take that "
+            "of the entries above the diagonal, as a vector, under the base process"
+        )
 
     def noise(self, keys, like):
         noise = jax.tree.map(lambda z: jnp.triu(z, 1), self.base.noise(keys, like))

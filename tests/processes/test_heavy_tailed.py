@@ -65,6 +65,42 @@ def test_field_lines_end_at_the_data_in_equal_shares():
         np.testing.assert_allclose(shares, 0.25, atol=0.04)
 
 
+def test_the_density_of_a_poisson_flow_within_a_hundredth_of_a_nat(x64):
+    """Points under the kernel are a mixture of Student-t laws; the prior is one as well."""
+    process = P.PoissonFlow(4.0, t_min=0.3, t_max=300.0)
+    points = jnp.array([[0.5, 0.0], [-0.5, 0.3]], float)
+    x0 = points[jnp.arange(64) % 2] + 0.3 * process.noise(KEYS[:64], jnp.zeros((64, 2)))
+    logp = jd.likelihood.log_prob(
+        None, field(points, process), process, x0, solver=jd.solvers.unipc(2),
+        grid=jd.grids.log_snr(process, 120, end=0.3),
+    )  # fmt: skip
+    law = stats.multivariate_t(np.zeros(2), 0.09 * np.eye(2), df=4)
+    exact = np.log(np.mean([law.pdf(np.asarray(x0) - point) for point in np.asarray(points)], axis=0))
+    assert np.abs(logp - exact).max() < 0.01, np.abs(logp - exact).max()
+    normal = P.EDM(t_min=0.3, t_max=300.0)
+    assert np.abs(np.mean(normal.log_noise(x0) - process.log_noise(x0))) > 0.05
+
+
+@pytest.mark.parametrize("process", [P.PoissonFlow(3.0), P.HeavyTailed(P.MeanReverting(0.5), 3.0)], ids=str)
+def test_posterior_is_bayes_rule_on_a_grid(process, x64):
+    """Over x_s and the scale kappa of the noise, in one dimension: given kappa all is Gaussian."""
+    s, t, x0, y = 0.3 * process.t_max, 0.7 * process.t_max, 0.4, -0.5 if process.paired else 0.0
+    (a_s, b_s, c_s), (a_t, b_t, c_t) = process.coefficients(s), process.coefficients(t)
+    gain = a_t / a_s
+    x_t = a_t * x0 + b_t * y + 1.7 * c_t
+    precision = stats.gamma(1.5, scale=1 / 1.5).ppf((np.arange(1000) + 0.5) / 1000)[:, None]
+    x = (a_s * x0 + b_s * y + c_s * np.linspace(-60, 60, 3001))[None]
+    log_q = -0.5 * precision * ((x - a_s * x0 - b_s * y) / c_s) ** 2 + np.log(precision)
+    log_q -= 0.5 * precision * (x_t - gain * x - (b_t - gain * b_s) * y) ** 2 / (c_t**2 - gain**2 * c_s**2)
+    q = np.exp(log_q).sum(0)
+    mean = (q * x[0]).sum() / q.sum()
+    std = np.sqrt((q * (x[0] - mean) ** 2).sum() / q.sum())
+    one = jnp.ones((1, 1))
+    got = process.posterior(x_t * one, x0 * one, t, s, y * one if process.paired else None)
+    np.testing.assert_allclose([got[0][0, 0], got[1][0, 0]], [mean, std], rtol=5e-3)
+    assert not np.allclose(std, process.reverse(t, s)[2], rtol=0.1)
+
+
 def test_training_uses_the_heavy_noise():
     """The clean estimate that minimises the loss is the field's, not the Gaussian one."""
     process, points = P.PoissonFlow(2.0), jnp.array([[1.0], [-1.0]])
@@ -87,3 +123,6 @@ def test_wrong_arguments():
         P.PoissonFlow(-1.0)
     with pytest.raises(ValueError, match="degrees"):
         P.HeavyTailed(P.EDM(), 0.0)
+    process, x = P.PoissonFlow(4.0), jnp.zeros((2, 3))
+    with pytest.raises(ValueError, match="heavier tails"):
+        jd.sample(KEYS[:2], lambda x, t: x, process, jd.solvers.ancestral(), jd.grids.karras(process, 3), x=x)
