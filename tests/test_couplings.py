@@ -79,3 +79,50 @@ def test_wrong_arguments():
         jd.couplings.optimal_transport(regularization=0.0)
     with pytest.raises(ValueError, match="equal batches"):
         jd.couplings.optimal_transport()(KEY, X0, X1[:3])
+
+
+def curvature(x0, noise, steps=24, width=0.15):
+    """Mean squared distance of a flow's velocity from its chord, per dimension, of the field of the pairs.
+
+    The field is the regression of `noise - x0` on `x_t` over the pairs, by a kernel.
+    """
+
+    def field(x, t):
+        x_t = (1 - t) * x0 + t * noise
+        squares = jnp.sum(jnp.square(x[:, None] - x_t[None]), -1)
+        return jax.nn.softmax(-0.5 * squares / width**2, -1) @ (noise - x0)
+
+    def move(x, t):
+        u = field(x, t)
+        return x - u / steps, u
+
+    start = noise[:128]
+    times = 1 - jnp.arange(steps) / steps
+    end, velocities = jax.lax.scan(move, start, times)
+    return jnp.mean(jnp.square(velocities - (start - end)[None])), end
+
+
+@pytest.mark.slow
+def test_transport_and_reflow_lower_the_curvature():
+    """Of independent pairs, of the best assignment, and of the end points of the exact flow."""
+    means = np.array([[1.5, 0.0], [-1.0, 1.2], [-1.0, -1.2]])
+    target = jd.testing.gaussian_mixture(means, np.full(3, 0.05), np.ones(3) / 3)
+    process = jd.processes.RectifiedFlow()
+    denoise, grid = target.denoiser(process), jd.grids.uniform(process, 24)
+
+    @jax.jit
+    def pairs(keys):
+        def walk(x):
+            return jd.sample(None, denoise, process, jd.solvers.heun(), grid, x=x)
+
+        return jd.couplings.reflow(keys, walk, process, (2,))
+
+    x0, noise = pairs(jax.random.split(KEY, 512))
+    np.testing.assert_array_equal(noise, process.noise(jax.random.split(KEY, 512), x0))
+    data, apart = target.sample(jax.random.key(2), 512), jax.random.normal(jax.random.key(3), (512, 2))
+    near = jd.couplings.optimal_transport("exact")(KEY, data, apart)
+    assert max(cost(data, near), cost(x0, noise)) < 0.3 * cost(data, apart)
+    bent, ends = jax.jit(jax.vmap(curvature))(jnp.stack([data, data, x0]), jnp.stack([apart, near, noise]))
+    assert bent[1] < 0.05 * bent[0] and bent[2] < 0.05 * bent[0], bent
+    for end in ends:  # all three flows reach the data
+        assert float(jnp.mean(jnp.linalg.norm(end[:, None] - means[None], axis=-1).min(1) < 0.7)) > 0.9
