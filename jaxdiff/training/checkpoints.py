@@ -239,16 +239,19 @@ def _read(directory, step):
 def _items(directory, step, **items):
     ocp = _orbax()
     path = os.path.join(os.path.abspath(directory), str(step))
-    with contextlib.closing(ocp.Checkpointer(ocp.CompositeCheckpointHandler())) as reader:
+    alone = {"multiprocessing_options": _alone(ocp)}
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(**alone))
+    with contextlib.closing(ocp.Checkpointer(handler, **alone)) as reader:
         return reader.restore(path, args=ocp.args.Composite(**items))
 
 
 def _first_line(error):
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+    line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    return line if len(line) <= 200 else f"{line[:100]} ... {line[-100:]}"  # the system's words come last
 
 
 def _alone(ocp):
-    """One process saves by itself, also where there are several: its states are whole numpy arrays."""
+    """One process saves and reads by itself, also where there are several: states are whole numpy arrays."""
     index = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix="jaxdiff"

@@ -144,7 +144,8 @@ def synthesize(snapshots, step, wanted):
 def synthesis_weights(steps, gammas, step, wanted):
     """Weights of saved averages in the combination of their profiles that is nearest to the wanted one.
 
-    In the least-squares sense: Karras et al. (2024), arXiv:2312.02696, algorithm 3.
+    In the least-squares sense: Karras et al. (2024), arXiv:2312.02696, algorithm 3, among weights that sum
+    to 1, which keeps parameters at rest where they are, however few the snapshots.
 
     Args:
       steps, gammas: of each snapshot.
@@ -159,7 +160,9 @@ def synthesis_weights(steps, gammas, step, wanted):
         raise ValueError(f"synthesize: expected a step up to that of the last snapshot, {last}, got {step}")
     gram = _overlap(steps[:, None], gammas[:, None], steps[None], gammas[None])
     overlap = _overlap(steps, gammas, np.float64(step), np.float64(wanted.gamma))
-    return np.linalg.lstsq(gram, overlap, rcond=1e-12)[0]
+    largest, ones = gram.max(), np.ones((1, len(steps)))
+    system = np.block([[gram / largest, ones.T], [ones, np.zeros((1, 1))]])  # of Lagrange
+    return np.linalg.lstsq(system, np.append(overlap / largest, 1.0), rcond=1e-12)[0][:-1]
 
 
 def _overlap(t_a, gamma_a, t_b, gamma_b):

@@ -143,7 +143,7 @@ class Progress:
         extras = {"skipped": self._skipped} if self._skip_limit > 1 else {}
         if self.work is not None and self.work[0]:
             operations, capacity = self.work
-            extras["model_flops_utilization"] = round(rate * operations / capacity, 4)
+            extras["model_flops_utilization"] = float(f"{rate * operations / capacity:.4g}")
         if self._edges is not None and np.ndim(self._levels):
             sums, counts = self._levels
             means = [s / c if c else None for s, c in zip(sums.tolist(), counts.tolist(), strict=True)]

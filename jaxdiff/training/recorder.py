@@ -6,7 +6,7 @@ import signal
 from typing import NamedTuple
 
 from jaxdiff.training import distributed, ema, runs
-from jaxdiff.training.checkpoints import CannotSave, Checkpoints
+from jaxdiff.training.checkpoints import CannotSave, Checkpoints, steps
 from jaxdiff.training.goodput import Goodput
 from jaxdiff.training.progress import NotFinite, Progress
 from jaxdiff.training.signals import Interrupted, catch_signals
@@ -46,13 +46,16 @@ class Recorder:
     Of several processes the first one writes; every one has to call `after`.
     """
 
-    def __init__(self, out, start, steps, layout, watch):
+    def __init__(self, out, start, end, layout, watch):
         self._kept_at_all, self._out = out is not None, out if distributed.first() else None
-        self._step, self._steps, self._watch, self._fetch = start, steps, watch, layout.fetch
-        self._records, self._first = 0, True
-        with contextlib.ExitStack() as stack:  # closed again if one of them cannot be opened
-            self._open(stack.enter_context, start, layout)
-            self._stack = stack.pop_all()
+        self._step, self._end, self._watch, self._fetch = start, end, watch, layout.fetch
+        self._records, self._first, self._saver = 0, True, None
+        try:
+            with contextlib.ExitStack() as stack:  # closed again if one of them cannot be opened
+                self._open(stack.enter_context, start, layout)
+                self._stack = stack.pop_all()
+        except OSError as error:
+            raise self._cannot_write(error) from error
 
     def _open(self, enter, start, layout):
         out, watch = self._out, self._watch
@@ -66,7 +69,7 @@ class Recorder:
             committed=lambda step: self._log.write(event="checkpoint", step=step),
         )) if out is not None else None
         self._progress = enter(Progress(
-            start, self._steps, layout, self._log, watch.log_every, self._goodput, watch.batch_size,
+            start, self._end, layout, self._log, watch.log_every, self._goodput, watch.batch_size,
             watch.show and distributed.first(), watch.skip_limit, self._offend, watch.edges,
         ))
         self._stop = enter(_stops())
@@ -99,7 +102,7 @@ class Recorder:
             with self._aside("pictures"):
                 self._watch.picture(step, self._fetch(state.ema[0] if state.ema else state.params))
         stopped = stopped or self._stop(step)
-        last = step == self._steps or stopped
+        last = step == self._end or stopped
         if last:
             self._guard(self._progress.drain)
         if self._kept_at_all:
@@ -136,7 +139,7 @@ class Recorder:
     def _snapshot_due(self, previous):
         if not any(isinstance(profile, ema.Power) for profile in self._watch.profiles):
             return False
-        return self._step == self._steps or self._due(self._watch.snapshot_every, previous)
+        return self._step == self._end or self._due(self._watch.snapshot_every, previous)
 
     def _offend(self, step):
         if self._out is not None and self._records < MOST_RECORDS:
@@ -158,8 +161,8 @@ class Recorder:
             raise FloatingPointError(f"{error}; {self._kept()}; {advice}") from None
 
     def _kept(self):
-        saved = self._saver.newest if self._saver is not None else None
-        return f"checkpoint {saved} in {self._out} is kept" if saved is not None else "nothing was saved"
+        found = [] if self._out is None else steps(runs.checkpoint_directory(self._out))
+        return f"checkpoint {found[0]} in {self._out} is kept" if found else "nothing was saved"
 
     def _interruption(self, number):
         name = signal.Signals(number).name

@@ -89,7 +89,8 @@ def _summary(part):
     if not part["lines"]:
         return f"{part['name']}: no log line yet"
     last = part["lines"][-1]
-    return f"{part['name']}: step {last['step']:,}, loss {last['loss']:.4g}"
+    loss = "none finite" if last["loss"] is None else f"{last['loss']:.4g}"
+    return f"{part['name']}: step {last['step']:,}, loss {loss}"
 
 
 def _table(names, configs):

@@ -72,6 +72,7 @@ class Watchdog:
 
     def __enter__(self):
         self._since = time.monotonic()
+        faulthandler.dump_traceback_later(1.5 * (self._limit + self._startup), exit=True)
         self._thread.start()
         return self
 

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from jaxdiff.cli import main
 from jaxdiff.cli.defaults import VECTORS
+from jaxdiff.interop import load_safetensors
+from jaxdiff.training import fingerprint, read_log, restore
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,8 @@ def data(tmp_path_factory):
 def words(data, out, *more):
     base = (
         "train --data {} --out {} --steps 12 --batch-size 16 --checkpoint-every 5 --samples 24 "
-        "--log-every 4 --conditional True --label-drop 0.2 --sample-steps 3"
+        "--log-every 4 --conditional True --label-drop 0.2 --sample-steps 3 --ema 4 power:0.05 power:0.10 "
+        "--snapshot-every 3 --peak-flops 1e12"
     )
     return [*base.format(data, out).split(), "--model", "MLP-S(width=16, depth=1)", *more]
 
@@ -54,6 +58,12 @@ def inspected(run, capsys):
 def test_train_leaves_the_whole_record(finished):
     names = {path.name for path in finished.iterdir()}
     assert {"config.json", "log.jsonl", "checkpoints", "samples.npz", "samples.png", "metrics.json"} <= names
+    lines = [line for line in read_log(finished) if "loss" in line]
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    for line in lines:  # stratified times: the bins hold two examples each, every time
+        assert len(line["loss_by_log_snr"]) == 8 and len(line["log_snr_edges"]) == 9
+        np.testing.assert_allclose(np.mean(line["loss_by_log_snr"]), line["loss"], rtol=1e-5)
+        assert 0 < line["model_flops_utilization"] < 1
     metrics = json.loads((finished / "metrics.json").read_text())
     assert all(set(score) == {"value", "floor"} for score in metrics.values())
     with np.load(finished / "samples.npz") as samples:
@@ -152,6 +162,53 @@ def test_a_truncated_checkpoint_falls_back_and_says_so(run, tmp_path, capsys):
     assert re.search(r"^step +10$", out, re.M) and "falling back to checkpoint 10" in error
 
 
+def test_inspect_tells_what_saved_it(run, capsys):
+    assert main(["inspect", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"saved by +jaxdiff \S+, python 3\S+, jax ", out)
+    assert restore(run / "checkpoints")[0] == 12
+    sha256 = fingerprint(restore(run / "checkpoints")[1])
+    assert re.search(r"^sha256 +(\w+)$", out, re.M)[1] == sha256
+
+
+def test_any_average_is_exported_and_sampled(run, tmp_path, capsys):
+    averages, files = restore(run / "checkpoints")[1]["ema"], {}
+    for name in ("4", "power:0.05", "power:0.07"):
+        files[name] = str(tmp_path / f"{name}.safetensors")
+        assert main(["export", str(run), "--ema", name, "--out", files[name]]) == 0
+    assert f"weights of step 12, average 4, in {files['4']}" in capsys.readouterr().out
+    weights = {name: load_safetensors(path)[0] for name, path in files.items()}
+    config = load_safetensors(files["power:0.07"])[1]
+    assert config["step"] == 12 and config["exported_ema"] == "power:0.07" and config["process"]
+    between = np.concatenate([np.ravel(a) for a in jax.tree.leaves(weights["power:0.07"])])
+    for number, name in ((0, "4"), (1, "power:0.05")):
+        jax.tree.map(np.testing.assert_array_equal, weights[name], averages[number])
+    narrow, wide = (np.concatenate([np.ravel(a) for a in jax.tree.leaves(averages[i])]) for i in (1, 2))
+    away = np.linalg.norm(between - narrow), np.linalg.norm(between - wide)
+    assert 0 < max(away) < np.linalg.norm(narrow - wide), "between its neighbours"
+    assert main(["export", str(run), "--ema", "power:0.07", "--step", "6", "--out", files["4"]]) == 0
+    assert load_safetensors(files["4"])[1]["step"] == 6
+    assert main(["sample", str(run), "-n", "2", "--ema", "power:0.07", "--out", str(tmp_path / "s")]) == 0
+    capsys.readouterr()
+    for words_, message in ((["--ema", "77"], "expected a profile power:WIDTH, got '77'"),
+                            (["--step", "6"], "add --ema power:WIDTH")):
+        assert main(["export", str(run), *words_]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_report_is_one_page_of_one_run_or_two(run, tmp_path, capsys):
+    assert main(["report", str(run)]) == 0
+    assert f"report in {run}/report.html" in capsys.readouterr().out
+    page = (run / "report.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert [line["step"] for line in data[0]["lines"]] == [4, 8, 12]
+    assert len(data[0]["lines"][0]["loss_by_log_snr"]) == 8 and data[0]["goodput"]["stepping"] > 0
+    assert main(["report", str(run), str(run), "--out", str(tmp_path / "two.html")]) == 0
+    assert (tmp_path / "two.html").read_text().count("power:0.05") >= 2
+    assert main(["report", *[str(run)] * 3]) == 2
+    assert "one run or two, got 3" in capsys.readouterr().err
+
+
 BAD = {
     "unknown data set": (["--data", "digit"], "did you mean digits"),
     "unknown model": (["--model", "MLP-X"], "MLP-S"),
@@ -172,7 +229,9 @@ BAD = {
     "seed": (["--seed", "-1"], "seed to be an integer of at least 0, got -1"),
     "clip": (["--clip", "-1"], "clip to be finite and at least 0, got -1"),
     "beta2": (["--beta2", "1"], r"beta2 in \[0, 1\), got 1"),
-    "too few samples": (["--samples", "5"], "at least 6 samples for the metrics, got 5"),
+    "too few samples": (["--samples", "5"], "at least 6 samples for the metrics, got 5.*--no-evaluate"),
+    "what is not finite": (["--nonfinite", "ignore"], "unknown nonfinite 'ignore'"),
+    "interval of checkpoints": (["--keep-every", "7"], "keep_every to be a multiple of checkpoint_every"),
 }
 
 

@@ -1,5 +1,6 @@
 import os
 import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,17 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdiff.training import Checkpoints, fingerprint, init_state, restore, to_state
+from jaxdiff.training import (
+    CannotSave,
+    Checkpoints,
+    fingerprint,
+    fit,
+    init_state,
+    read_record,
+    restore,
+    to_state,
+)
+from jaxdiff.training.checkpoints import steps
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +134,107 @@ def test_another_model_is_named(saved, states):
     more.params["net"]["gate"] = np.zeros(3, np.float32)
     with pytest.raises(ValueError, match="params/net/gate"):
         to_state(fields, more)
+
+
+def test_every_file_is_guarded_against_truncation_a_flipped_byte_and_loss(saved, states):
+    whole, damaged = shutil.copytree(saved / "20", saved.parent / "whole"), saved / "20"
+    names = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]
+    assert len(names) > 8
+    for name in names:
+        content = (whole / name).read_bytes()
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :] if content else None
+        for change in (content[:middle] if content else None, flipped, None):
+            if change is None and name.name == "files.json":
+                continue  # a checkpoint without its seal is read, by its fingerprint
+            (damaged / name).unlink() if change is None else (damaged / name).write_bytes(change)
+            lines = []
+            assert restore(saved, lines.append)[0] == 10, (name, change)
+            assert "checkpoint 20 is not whole" in lines[0] and "back to checkpoint 10" in lines[0]
+            (damaged / name).write_bytes(content)
+    assert restore(saved)[0] == 20
+
+
+def test_some_are_kept_by_interval(tmp_path, states):
+    with Checkpoints(tmp_path, keep=1, keep_every=6) as checkpoints:
+        for step in (2, 4, 6, 8, 10):
+            checkpoints.save(step, states[0])
+    assert steps(tmp_path) == [10, 6]
+
+
+def test_the_record_holds_configuration_and_versions(tmp_path, states):
+    with Checkpoints(tmp_path, config={"steps": 3, "ema": ["500"]}) as checkpoints:
+        checkpoints.save(10, states[0])
+    record = read_record(tmp_path, 10)
+    assert record["config"] == {"steps": 3, "ema": ["500"]} and record["sha256"] == fingerprint(states[0])
+    assert record["versions"]["jax"] == jax.__version__
+    assert set(record["versions"]) == {"jaxdiff", "python", "jax", "jaxlib", "flax", "optax",
+                                       "orbax-checkpoint", "numpy"}
+
+
+def test_restore_looks_no_further_than_it_is_told(saved):
+    assert restore(saved, until=19)[0] == 10 and restore(saved, until=9) is None
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of one megabyte, and the function that mounts it again with other options."""
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount here")
+    mount("size=1m")
+    yield tmp_path, lambda options: mount(f"remount,{options}")
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def grown(steps, out, **options):
+    """Trains so that a checkpoint holds 0.6 MB that cannot be compressed."""
+    noise = np.random.default_rng(0).standard_normal(50_000).astype(np.float32)
+
+    def loss(params, batch, keys, strata, step):
+        return jnp.sum(batch["x"] * params["noise"][0], axis=-1)
+
+    return fit({"noise": noise}, loss, {"x": np.ones((8, 2), np.float32)}, steps=steps, batch_size=8, out=out,
+               optimizer=optax.sgd(0.1), ema=(5, 50), checkpoint_every=2, progress=False, **options)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_room(disk):
+    path, remount = disk
+    with pytest.raises(CannotSave, match="(?s)No space left.*checkpoint 2 in .* is kept; make room"):
+        grown(8, path / "run")
+    assert restore(path / "run" / "checkpoints")[0] == 2
+    remount("size=16m")
+    assert fingerprint(grown(8, path / "run")) == fingerprint(grown(8, None))
+    assert restore(path / "run" / "checkpoints")[0] == 8
+
+
+@pytest.mark.slow
+def test_a_read_only_disk_is_said(disk):
+    path, remount = disk
+    grown(2, path / "run")
+    remount("ro")
+    with pytest.raises(CannotSave, match="Read-only file system.*checkpoint 2 in .* is kept"):
+        grown(2, path / "run")
+    with pytest.raises(ValueError, match="a place for one.*Read-only file system"):
+        grown(2, path / "other")
+    assert restore(path / "run" / "checkpoints")[0] == 2
+    remount("rw")
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_in_a_save_leaves_the_one_before(disk, states):
+    path, remount = disk
+    with Checkpoints(path / "c") as checkpoints:
+        checkpoints.save(10, states[0])
+        checkpoints.wait()
+        (path / "ballast").write_bytes(bytes(shutil.disk_usage(path).free - 8192))
+        with pytest.raises(CannotSave, match="checkpoint 20 could not be written"):
+            checkpoints.save(20, states[1])
+            checkpoints.wait()
+    assert checkpoints.newest == 10 and restore(path / "c", lambda line: None)[0] == 10

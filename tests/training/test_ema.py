@@ -88,3 +88,17 @@ def test_any_profile_is_synthesised_from_snapshots():
     np.testing.assert_allclose(ema.synthesize(saved, 600, ema.power(0.05)), saved[19].params, atol=1e-3)
     with pytest.raises(ValueError, match="last snapshot"):
         ema.synthesize(saved, 700, ema.power(0.1))
+
+
+def test_profiles_have_one_spelling():
+    for spec, words in ((500, "500"), ("500.0", "500"), (2.5, "2.5"), ("power:0.050", "power:0.05"),
+                        (ema.power(0.1), "power:0.1"), (ema.HalfLife(3.0), "3")):
+        assert ema.name(spec) == words
+        assert ema.name(ema.profile(words)) == words
+    assert ema.profile("power:0.1") == ema.power(0.1) and ema.profile("12") == ema.HalfLife(12.0)
+
+
+@pytest.mark.parametrize("spec", ["power", "power:", "powr:0.1", ":3", "a", "-1", "0", "nan", "power:0.3"])
+def test_unknown_profiles_are_named(spec):
+    with pytest.raises(ValueError, match="half-life in updates|half_life to be|width in"):
+        ema.profile(spec)

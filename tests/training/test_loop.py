@@ -15,6 +15,7 @@ import optax
 import pytest
 
 import jaxdiff.training as training
+from jaxdiff.data.arrays import batch_indices
 from jaxdiff.training import Interrupted, fingerprint, fit, read_log
 
 X = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
@@ -28,7 +29,7 @@ def loss(params, batch, keys, strata, step):
     return jnp.mean((jnp.tanh(batch["x"] + scale * noise) @ params["w"] - noise) ** 2, axis=-1)
 
 
-def train(out=None, **options):
+def train(out=None, loss=loss, **options):
     params = {"w": np.eye(3, dtype=np.float32)}
     settings = {
         "steps": STEPS, "batch_size": 16, "optimizer": training.adamw(0.01), "checkpoint_every": 10,
@@ -87,6 +88,7 @@ def test_other_devices_continue_to_rounding_and_it_is_said(tmp_path, capsys):
 
 
 def test_a_finished_run_is_not_trained_further(run, straight, capsys):
+    assert not (run / "snapshots").exists(), "half-lives alone need none"
     assert fingerprint(train(run)) == straight
     assert "from step 30" in capsys.readouterr().err
 
@@ -146,6 +148,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         ({"picture_every": -1}, "picture_every to be an integer of at least 0"),
         ({"batch_size": 16.0}, "batch_size to be an integer, got 16.0"),
         ({"parallel": "ddp"}, "unknown mode 'ddp'"),
+        ({"nonfinite": "ignore"}, "unknown nonfinite 'ignore'"),
+        ({"ema": ("power:1",)}, "width in"),
+        ({"checkpoint_every": 4, "keep_every": 10}, "keep_every to be a multiple of checkpoint_every"),
+        ({"watchdog": -1}, "watchdog to be finite and at least 0, got -1"),
     ],
 )
 def test_settings_out_of_range_are_named_and_nothing_is_written(options, message, tmp_path):
@@ -230,3 +236,43 @@ def test_kill_9_loses_nothing_but_the_steps_since_the_checkpoint(tmp_path):
         time.sleep(0.1)
     resumed = start(tmp_path / "killed", 0).communicate(timeout=120)[0].splitlines()
     assert resumed[0] == "21" and json.loads(resumed[-1]) == json.loads(whole)
+
+
+def breaks(*bad):
+    """The loss, not a number at the updates of these numbers."""
+    def broken(params, batch, keys, strata, step):
+        at = jnp.any(step + 1 == jnp.array(bad)[:, None], axis=0)
+        return jnp.where(at, jnp.nan, loss(params, batch, keys, strata, step))
+
+    return broken
+
+
+def test_skipped_steps_are_counted_told_and_resumed(tmp_path):
+    options = {"loss": breaks(7, 8, 13), "nonfinite": "skip", "parallel": "pmap", "log_every": 2}
+    whole = train(tmp_path / "whole", **options)
+    assert whole.step == STEPS and np.isfinite(whole.params["w"]).all()
+    log = read_log(tmp_path / "whole")
+    assert [line["step"] for line in log if line.get("event") == "not finite"] == [7, 8, 13]
+    lines = {line["step"]: line for line in log if "loss" in line}
+    assert [lines[step]["skipped"] for step in range(2, 17, 2)] == [0, 0, 0, 2, 0, 0, 1, 0]
+    assert lines[8]["loss"] is None and np.isfinite(lines[14]["loss"])
+    record = json.loads((tmp_path / "whole" / "nonfinite-000013.json").read_text())
+    assert record["indices"] == batch_indices(50, 16, 0, 12).tolist() and record["nonfinite"] == "skip"
+    np.testing.assert_array_equal(record["key"], jax.random.key_data(jax.random.key(0)))
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", **options, **stop_at(13))
+    assert fingerprint(train(tmp_path / "run", **options)) == fingerprint(whole)
+
+
+def test_too_many_skips_in_a_row_end_the_run(tmp_path):
+    with pytest.raises(FloatingPointError, match="at step 17, the last of 3 updates in a row; checkpoint 10"):
+        train(tmp_path, loss=breaks(12, 13, 15, 16, 17, 18), nonfinite="skip", skip_limit=3)
+    assert training.restore(tmp_path / "checkpoints")[0] == 10
+
+
+def test_operations_are_told_where_the_peak_is_known(tmp_path, finished):
+    train(tmp_path, peak_flops=1e6, parallel="pmap", log_every=STEPS)
+    line = next(line for line in read_log(tmp_path) if "loss" in line)
+    operations = line["model_flops_utilization"] * 8 * 1e6 / line["steps_per_second"]
+    assert 16 * 2 * 2 * 9 < operations < 16 * 2 * 9 * 40  # two products of 16 rows, and what is beside them
+    assert not any("model_flops_utilization" in line for line in read_log(finished))

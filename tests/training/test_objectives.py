@@ -132,3 +132,28 @@ def test_the_loss_tells_the_loop_how_many_classes_there_are():
     model = jd.models.build("MLP-S", sample_shape=(2,), num_classes=3)
     assert denoising_objective(model, PROCESS, VELOCITY).num_classes == 3
     assert denoising_objective(Spy(), PROCESS, VELOCITY).num_classes is None
+
+
+@pytest.mark.keys_again
+@pytest.mark.parametrize("options", [{}, {"augment": lambda keys, x: (x, None), "augment_above": 0.5}])
+def test_noise_levels_sort_the_examples_by_the_times_of_the_loss(options):
+    """The network, told c_noise, returns it: the times of the loss are those that sorted it."""
+    class Tells:
+        def apply(self, variables, x, c_noise, condition, keys):
+            seen.append(c_noise)
+            return x
+
+    seen, size = [], 64
+    loss = denoising_objective(Tells(), PROCESS, VELOCITY, **options)
+    keys, strata = jax.random.split(jax.random.key(0), size), (jnp.arange(size), size)
+    loss({}, {"x": jnp.zeros((size, 2))}, keys, strata, 0)
+    levels = loss.noise_levels
+    t = levels.times(keys, strata)
+    np.testing.assert_array_equal(VELOCITY.coefficients(PROCESS, t).c_noise, seen[0])
+    cuts = PROCESS.t_min + (PROCESS.t_max - PROCESS.t_min) * jnp.arange(7, 0, -1) / 8
+    np.testing.assert_allclose(levels.edges[1:-1], PROCESS.log_snr(cuts), atol=1e-5)
+    assert levels.edges.shape == (9,) and np.all(np.diff(levels.edges) > 0)
+    sums, counts = levels.sums(t, keys, strata)
+    np.testing.assert_array_equal(counts, 8)  # equal shares: the times are stratified and uniform
+    order = np.sort(np.asarray(t))[::-1].reshape(8, 8)  # the least log-SNR first
+    np.testing.assert_allclose(sums, order.sum(1), rtol=1e-5)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.training.replay import examine
+from jaxdiff.training.replay import examine, offence
 
 
 def test_names_examples_and_leaves():
@@ -26,3 +26,13 @@ def test_names_examples_and_leaves():
 
     broken = examine(loss, params | {"shift": np.float32(np.nan)}, batch, key, 3)
     assert broken.params == ["shift"] and broken.bad_loss == [0, 1, 2, 3]
+
+
+def test_a_record_holds_the_batch_of_its_step():
+    from jaxdiff.training.feed import make_feed
+
+    data = {"x": np.arange(40.0).reshape(20, 2)}
+    record = offence(data, 8, 3, "stop")(5)
+    np.testing.assert_array_equal(record["indices"], make_feed(data, 8, 3).items(4, 1)[0])
+    assert (record["step"], record["nonfinite"]) == (5, "stop")
+    assert jax.random.wrap_key_data(jnp.uint32(record["key"])) == jax.random.key(3)

@@ -89,3 +89,49 @@ def test_a_loss_that_is_reduced_already_is_refused():
     update = make_update(lambda p, b, k, s, t: jnp.mean(p["w"]), optimizer)
     with pytest.raises(ValueError, match=r"one value per example, \(8,\), got shape \(\)"):
         update(init_state(PARAMS, optimizer, ()), {"x": X}, jax.random.key(0))
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.keys_again
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_skipped_step_changes_nothing_but_its_number(accumulate):
+    optimizer = optax.adam(0.1)
+    update = jax.jit(make_update(loss, optimizer, (2.0, "power:0.1"), accumulate, "skip"))
+    plain = jax.jit(make_update(loss, optimizer, (2.0, "power:0.1"), accumulate))
+    key, state = jax.random.key(3), init_state(PARAMS, optimizer, (2.0, "power:0.1"))
+    good, _ = update(state, {"x": X}, key)
+    assert bits(good) == bits(plain(state, {"x": X}, key)[0]), "a finite step is as without the choice"
+    bad, metrics = update(good, {"x": X.at[3, 1].set(jnp.nan)}, key)
+    assert not metrics["finite"] and bad.step == 2
+    assert bits(bad.replace(step=good.step)) == bits(good)
+    after, metrics = update(bad, {"x": X}, key)
+    assert metrics["finite"] and after.step == 3 and bits(after.params) != bits(bad.params)
+    with pytest.raises(ValueError, match="skip"):
+        make_update(loss, optimizer, nonfinite="skp")
+
+
+@pytest.mark.keys_again
+def test_losses_are_summed_by_noise_level_whatever_the_parts():
+    class Halves:
+        """Examples of the first half of the global batch, and the others."""
+
+        def sums(self, values, keys, strata):
+            first = strata[0] < strata[1] // 2
+            return jnp.stack([
+                jnp.array([values @ first, values @ ~first]), jnp.array([first.sum(), (~first).sum()])
+            ])
+
+    def levelled(*args):
+        return loss(*args)
+
+    levelled.noise_levels, optimizer = Halves(), optax.sgd(0.1)
+    keys = fold_in(jax.random.fold_in(jax.random.key(3), 0), jnp.arange(BATCH))
+    values = loss(PARAMS, {"x": X}, keys, (jnp.arange(BATCH), BATCH), 0)
+    for parts in (1, 2):
+        update = jax.jit(make_update(levelled, optimizer, accumulate=parts))
+        _, metrics = update(init_state(PARAMS, optimizer, ()), {"x": X}, jax.random.key(3))
+        sums, counts = metrics["levels"]
+        np.testing.assert_allclose(sums / counts, [values[:4].mean(), values[4:].mean()], rtol=1e-5)
