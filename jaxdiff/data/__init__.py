@@ -38,7 +38,7 @@ def load(name, **options):
         `swiss_roll`), `npz:PATH`, `images:FOLDER`, `array_record:PATTERN` or `tfds:NAME[:SPLIT]`; options
         may stand in brackets behind it: `images:FOLDER(stream=True, max_corrupt=0.05)`.
       **options: of toys `train`, `held_out` (sizes) and `seed`; of files `held_out` (share) and
-        `seed`; of the last three also `stream`, `max_corrupt` and `num_classes`, as of `streams.dataset`.
+        `seed`; of the last three also `stream`, `max_corrupt`, `num_classes` and `size`, as of `streams`.
 
     Raises:
       ValueError: for an unknown name, with the near ones, options that it does not take, and for data that

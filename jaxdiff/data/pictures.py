@@ -27,6 +27,19 @@ def read_picture(file):
         return picture.convert(_mode(picture))
 
 
+def squared(x, size):
+    """An image `(height, width, channels)` of bytes as a square: scaled (Lanczos) and cut to its middle."""
+    from PIL import Image
+
+    if x.dtype != np.uint8 or x.shape[-1] not in (1, 3):
+        raise ValueError(f"squared: expected grey or colour images of bytes, got {x.dtype} of shape {x.shape}")
+    picture = Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x)
+    scale = size / min(picture.size)
+    picture = picture.resize([max(size, round(scale * n)) for n in picture.size], Image.Resampling.LANCZOS)
+    left, top = ((n - size) // 2 for n in picture.size)
+    return np.asarray(picture.crop((left, top, left + size, top + size))).reshape(size, size, x.shape[-1])
+
+
 def common_mode(paths):
     """L if all pictures are grey, by the headers of some thousands, else RGB."""
     from PIL import Image

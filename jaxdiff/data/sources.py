@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxdiff.data.pictures import ERRORS, IMAGE_ENDINGS, common_mode, read_picture
+from jaxdiff.data.pictures import ERRORS, IMAGE_ENDINGS, common_mode, read_picture, squared
 from jaxdiff.data.records import decode, fields
 
 _log = logging.getLogger("jaxdiff.data")
@@ -86,7 +86,7 @@ class Guarded:
             if example["x"].shape != self._shape:
                 raise ValueError(
                     f"{self._where}: expected examples of one shape, got {example['x'].shape} at {i} and "
-                    f"{self._shape}; bring them to one size first"
+                    f"{self._shape}; cut and scale images with (size=...)"
                 )
         return examples
 
@@ -126,10 +126,14 @@ class Folder:
 
     Values are unsigned bytes; of 16 bits the upper 8 are taken. Transparency is dropped. All are grey,
     `(height, width, 1)`, or all are colour.
+
+    Args:
+      folder: path.
+      size: side of the squares that they are made into; by default they are taken as they are.
     """
 
-    def __init__(self, folder):
-        self._where, folder = f"images:{folder}", pathlib.Path(folder)
+    def __init__(self, folder, size=None):
+        self._where, folder, self._size = f"images:{folder}", pathlib.Path(folder), size
         if not folder.is_dir():
             raise ValueError(f"{self._where}: expected a folder, found none; check the path")
         self.paths, self.labels, self.classes = _pictures(folder), None, ()
@@ -161,16 +165,18 @@ class Folder:
             raise Broken(path.name, f"expected an image of 8 or 16 bits a value, got {reason}") from None
         if self._mode == "L" and picture.mode != "L":
             raise ValueError(f"{self._where}: expected grey images, got {path.name} in colour; convert it")
-        if self._first is None:
-            self._first = path.name, picture.size
-        name, size = self._first
-        if picture.size != size:
-            raise ValueError(
-                f"{self._where}: expected images of one size, got {name} of {size[1]} x {size[0]} and "
-                f"{path.name} of {picture.height} x {picture.width}; resize them first"
-            )
         x = np.asarray(picture.convert(self._mode))
-        example = {"x": x[..., None] if x.ndim == 2 else x}
+        x = x[..., None] if x.ndim == 2 else x
+        if self._size:
+            x = squared(x, self._size)
+        self._first = self._first or (path.name, x.shape)
+        name, (height, width, _) = self._first
+        if x.shape[:2] != (height, width):
+            raise ValueError(
+                f"{self._where}: expected images of one size, got {name} of {height} x {width} and "
+                f"{path.name} of {x.shape[0]} x {x.shape[1]}; cut and scale them with (size={height})"
+            )
+        example = {"x": x}
         return example if self.labels is None else example | {"label": self.labels[index]}
 
 
@@ -182,10 +188,12 @@ class Records:
       raw: `len` and `__getitems__`, the records as `read_record` takes them.
       parts: `(file, first record, number of records)` of each part of the files, in order.
       read_record: a record -> dict of arrays.
+      size: side of the squares that images are made into; by default they are taken as they are.
     """
 
-    def __init__(self, where, raw, parts, read_record=decode):
+    def __init__(self, where, raw, parts, read_record=decode, size=None):
         self._where, self._raw, self._parts, self._read_record = where, raw, parts, read_record
+        self._size = size
         self._ends = np.cumsum([count for _, _, count in parts]).tolist()
 
     def __len__(self):
@@ -203,7 +211,10 @@ class Records:
             arrays = self._read_record(record)
         except Exception as error:
             raise self._broken([index], error) from None
-        return fields(self._where, arrays)
+        example = fields(self._where, arrays)
+        if self._size and example["x"].ndim == 3:
+            example["x"] = squared(example["x"], self._size)
+        return example
 
     def _broken(self, indices, error):
         part = bisect.bisect_right(self._ends, indices[0])

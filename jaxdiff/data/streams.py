@@ -15,7 +15,7 @@ MEMORY_BYTES = 2**28  # sets up to this size, as they are stored, are loaded
 SAMPLE = 10_000  # examples of a streamed set that are loaded, to measure it and compare samples with
 
 
-def images(folder, *, num_classes=0, **options):
+def images(folder, *, num_classes=0, size=None, **options):
     """Every image in a folder, grey or colour as the files are, in order of name.
 
     Where the folder holds no image, its folders are the classes, in order of name. Values are 0 to 255; of
@@ -24,17 +24,18 @@ def images(folder, *, num_classes=0, **options):
     Args:
       folder: path.
       num_classes: of the labels; by default the number of folders.
+      size: side of the squares that images are cut to, scaled; by default they are taken as they are.
       **options: of `dataset`.
 
     Raises:
       ValueError: no such folder, fewer than two images, images of unequal size, more unreadable files than
         `max_corrupt`, and as of `dataset`.
     """
-    source = Folder(folder)
+    source = Folder(folder, size)
     return dataset(f"images:{folder}", source, num_classes=num_classes or len(source.classes), **options)
 
 
-def array_record(pattern, decode=None, num_classes=0, **options):
+def array_record(pattern, *, decode=None, num_classes=0, size=None, **options):
     """The records of array_record files whose names match, in order of name.
 
     A record is what `records.decode` reads: an image file, an npy or npz file, or a tf.train.Example of such.
@@ -44,6 +45,7 @@ def array_record(pattern, decode=None, num_classes=0, **options):
       pattern: of files, such as `data/train-*.array_record`.
       decode: a record's bytes -> dict of arrays.
       num_classes: where records have a `label`; by default one more than the largest of a sample.
+      size: as of `images`.
       **options: of `dataset`.
 
     Raises:
@@ -67,28 +69,31 @@ def array_record(pattern, decode=None, num_classes=0, **options):
         raise ValueError(f"{where}: expected two records or more, got {sum(c for _, _, c in parts)}")
     raw = ArrayRecordDataSource([f"{path}[0:{count}]" for path, _, count in parts])
     read = decode or _features_beside(paths[0]) or decode_record
-    return dataset(where, Records(where, raw, parts, read), num_classes=num_classes, **options)
+    return dataset(where, Records(where, raw, parts, read, size), num_classes=num_classes, **options)
 
 
-def tfds(name, **options):
+def tfds(name, *, data_dir=None, size=None, **options):
     """A set of tensorflow-datasets in array_record format, through `tfds.data_source`; no tensorflow is used.
 
     Args:
       name: `NAME` or `NAME:SPLIT`, such as `mnist` or `cifar10:train[:90%]`; NAME may be a directory that
         holds a `dataset_info.json`. SPLIT is `train` by default; beside it the split `test`, or
         `validation`, is held out, where there is one; otherwise a share is.
-      **options: of `dataset`, and `data_dir`, where TFDS keeps its sets.
+      data_dir: where TFDS keeps its sets.
+      size: as of `images`.
+      **options: of `dataset`.
 
     Raises:
       ValueError: for a set that is not prepared, a split that it does not have, and as of `dataset`.
     """
     where = f"tfds:{name}"
-    builder, split = _builder(where, name, options.pop("data_dir", None))
+    builder, split = _builder(where, name, data_dir)
     label = dict(builder.info.features.items()).get("label")
     held_out = [s for s in ("test", "validation") if s in builder.info.splits and split == "train"]
     return dataset(
-        where, _split(where, builder, split), num_classes=getattr(label, "num_classes", None) or 0,
-        held_out_source=_split(where, builder, held_out[0]) if held_out else None, **options,
+        where, _split(where, builder, split, size),
+        num_classes=options.pop("num_classes", 0) or getattr(label, "num_classes", None) or 0,
+        held_out_source=_split(where, builder, held_out[0], size) if held_out else None, **options,
     )
 
 
@@ -117,28 +122,28 @@ def dataset(where, source, *, held_out=0.2, seed=0, num_classes=0, held_out_sour
     whole = Guarded(where, source, max_corrupt=max_corrupt)
     if stream is None:
         stream = whole[0]["x"].nbytes * len(source) > MEMORY_BYTES
-    given = None
+    given, rng = None, np.random.default_rng([seed, 1])
     if held_out_source is not None:
         test = Guarded(where, held_out_source, max_corrupt=max_corrupt)
-        given = _read(where, test, np.arange(min(len(test), SAMPLE) if stream else len(test)))
+        drawn = rng.permutation(len(test))[: SAMPLE if stream else None]
+        given = _read(test, np.sort(drawn))
     if not stream:
-        arrays = _read(where, whole, np.arange(len(whole)))
+        arrays = _read(whole, np.arange(len(whole)))
         x, label = arrays["x"], arrays.get("label")
         return from_arrays(where, x, label, held_out, seed, num_classes=num_classes, given=given)
     order = np.random.default_rng(seed).permutation(len(source))
     cut = 0 if given else max(1, min(round(held_out * len(source)), SAMPLE, len(source) - 1))
     train = Guarded(where, source, np.sort(order[cut:]), max_corrupt)
     if given is None:
-        given = _read(where, Guarded(where, source, np.sort(order[:cut]), max_corrupt), np.arange(cut))
-    rng = np.random.default_rng([seed, 1])
-    sample = _read(where, train, np.sort(rng.choice(len(train), min(len(train), SAMPLE), replace=False)))
+        given = _read(Guarded(where, source, np.sort(order[:cut]), max_corrupt), np.arange(cut))
+    sample = _read(train, np.sort(rng.choice(len(train), min(len(train), SAMPLE), replace=False)))
     return from_arrays(
         where, sample["x"], sample.get("label"), held_out, seed, num_classes=num_classes, given=given,
         source=train,
     )
 
 
-def _read(where, source, indices, chunk=1000):
+def _read(source, indices, chunk=1000):
     """Those of the examples that can be read, as a dict of arrays."""
     examples = []
     for first in range(0, len(indices), chunk):
@@ -171,7 +176,7 @@ def _builder(where, name, data_dir):
     return builder, split
 
 
-def _split(where, builder, split):
+def _split(where, builder, split, size):
     try:
         view = builder.as_data_source(split)
         parts = [(i.filename, i.skip, i.take) for i in builder.info.splits[split].file_instructions]
@@ -181,7 +186,7 @@ def _split(where, builder, split):
             f"{where}: expected a split in array_record format (splits: {known}), got {split!r}: "
             f"{str(error).splitlines()[0]}"
         ) from None
-    return Records(where, view.data_source, parts, builder.info.features.deserialize_example_np)
+    return Records(where, view.data_source, parts, builder.info.features.deserialize_example_np, size)
 
 
 def _features_beside(path):

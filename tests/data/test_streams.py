@@ -173,6 +173,22 @@ def test_names_hold_in_another_working_directory(tmp_path, monkeypatch):
         assert jd.data.canonical(name) == name
 
 
+def test_images_of_unequal_size_are_cut_and_scaled(tmp_path):
+    ramp = np.broadcast_to(np.arange(60, dtype=np.uint8)[None], (20, 60))  # 20 high: the middle is 20 to 39
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(ramp).save(folder / "a.png")
+    Image.fromarray(np.full((30, 10), 7, np.uint8)).save(folder / "b.png")
+    data = load(f"images:{folder}(size=10)", held_out=0.5, stream=True)
+    one, two = sorted([data.source[0]["x"], data.held_out["x"][0]], key=np.std)
+    assert one.shape == two.shape == (10, 10, 1) and np.all(one == 7)
+    np.testing.assert_allclose(two[5, 1:-1, 0], 20.5 + 2 * np.arange(1, 9), atol=1)
+    path = write_tfds({"x": np.stack([ramp, ramp])[..., None]}, tmp_path)
+    np.testing.assert_array_equal(load(f"tfds:{path}(size=10)").train["x"][0], two)
+    with pytest.raises(ValueError, match=r"a.png of 20 x 60 and b.png of 30 x 10; cut and scale .*size=20"):
+        load(f"images:{folder}")
+
+
 def test_options_may_stand_behind_the_name(directory, tmp_path):
     data = load(f"tfds:{directory}:train[:80](stream=True, held_out=0.25)", seed=3)
     assert len(data.source) == 60 and len(data.held_out["x"]) == 20

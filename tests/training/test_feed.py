@@ -186,3 +186,39 @@ def test_a_stream_that_cannot_be_trained_on():
         feed.items(0, 3)
     with pytest.raises(ValueError, match=r"multiple of the 4 processes, got 6 \(process 1\); use 8"):
         feed_.make_feed(DATA, 6, 0, None, 1, 4)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_stream_goes_on_where_it_was_interrupted(tmp_path):
+    import jax.numpy as jnp
+
+    from jaxdiff.training import Interrupted, adamw, fingerprint, fit
+
+    x = np.random.default_rng(0).integers(0, 256, (37, 3), dtype=np.uint8)
+    seen = []
+
+    class Rows(Numbers):
+        def __getitems__(self, indices):
+            seen.append(indices)
+            return [{"x": x[i]} for i in indices]
+
+    def loss(params, batch, keys, strata, step):
+        return jnp.mean((batch["x"] @ params["w"] - batch["x"][:, ::-1]) ** 2, axis=-1)
+
+    def scaled(batch):
+        return {"x": batch["x"].astype(jnp.float32) / 255}
+
+    def run(out=None, data=None, **options):
+        settings = {"steps": 30, "batch_size": 8, "optimizer": adamw(0.01), "progress": False}
+        data = data or Examples(Rows(37), scaled)
+        return fit({"w": np.eye(3, dtype=np.float32)}, loss, data, out=out, **settings | options)
+
+    whole = fingerprint(run())
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", picture_every=1,
+            picture=lambda step, params: step == 13 and os.kill(os.getpid(), signal.SIGINT))
+    seen.clear()
+    assert fingerprint(run(tmp_path / "run")) == whole
+    first, before = (batch_indices(37, 8, 0, step).tolist() for step in (13, 12))
+    assert first in seen and before not in seen
+    assert fingerprint(run(data=Examples({"x": x}, scaled))) == whole  # out of memory, the same bits
