@@ -1,0 +1,151 @@
+"""Several processes on one machine, over loopback."""
+
+import json
+import os
+import pathlib
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdiff.training import distributed, launch, runs
+from jaxdiff.training.mesh import make_mesh, mesh_sizes
+
+pytestmark = pytest.mark.slow
+JOB = str(pathlib.Path(__file__).with_name("job.py"))
+SIZE, STEPS, BATCH = 50, 25, 16
+LIMIT = 150
+
+
+class Run:
+    """A run directory that one group of processes after another works on."""
+
+    def __init__(self, folder):
+        self.out, self.ids, self.folder = folder / "run", folder / "ids", folder
+
+    def start(self, processes, devices, *options):
+        self.words = [open(self.folder / f"words-{i}.log", "w+") for i in range(processes)]
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(self.folder.parent / "cache")}
+        return launch.launch(
+            ["--out", str(self.out), "--ids", str(self.ids), *options], processes, devices, heartbeat=10,
+            environment=cache, output=self.words, program=(JOB,),
+        )
+
+    def said(self):
+        return [pathlib.Path(file.name).read_text() for file in self.words]
+
+    def losses(self):
+        return {line["step"]: line["loss"] for line in runs.read_log(self.out) if "loss" in line}
+
+    def until(self, step):
+        """Waits until the log tells of a step."""
+        begin = time.monotonic()
+        while max(self.losses(), default=0) < step:
+            assert time.monotonic() - begin < LIMIT, self.said()
+            time.sleep(0.05)
+
+    def seen(self, layout):
+        """`{step: ids}` that the processes of a layout, by their number, supplied."""
+        ids = {}
+        for process in range(layout):
+            for line in open(f"{self.ids}-{layout}-{process}"):
+                step, part = json.loads(line)
+                ids.setdefault(step, {})[process] = part
+        return {step: sum((parts[i] for i in sorted(parts)), []) for step, parts in ids.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run = Run(tmp_path_factory.mktemp("processes") / "whole")
+    run.folder.mkdir()
+    assert launch.wait(run.start(1, 8), limit=LIMIT) == [0], run.said()
+    return run
+
+
+@pytest.fixture(scope="module")
+def moved(whole):
+    """A run on two processes that loses one, goes on as one, is told to stop, and ends on four."""
+    run = Run(whole.folder.parent / "moved")
+    run.folder.mkdir()
+    running = run.start(2, 4, "--mesh", "data=4,fsdp=2", "--pause", "0.1")
+    run.until(8)
+    running[1].kill()
+    begin = time.monotonic()
+    codes = launch.wait(running, grace=60, limit=LIMIT)
+    run.lost = codes, time.monotonic() - begin, run.said()[0]
+    running = run.start(1, 8, "--pause", "0.2")
+    run.until(14)
+    running[0].send_signal(signal.SIGTERM)
+    run.stopped = launch.wait(running, limit=LIMIT), run.said()[0]
+    run.ended = launch.wait(run.start(4, 2, "--parallel", "pmap"), limit=LIMIT), run.said()
+    return run
+
+
+def test_a_process_whose_peer_is_gone_ends_in_time_with_a_message(moved):
+    codes, seconds, words = moved.lost
+    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, -signal.SIGKILL)
+    assert seconds < 40  # a heartbeat of ten seconds, on a machine that may be busy
+    assert "ends" in words and "peers" in words
+
+
+def test_sigterm_saves_at_that_step(moved):
+    codes, words = moved.stopped
+    assert codes == [128 + signal.SIGTERM]
+    assert int(words.split("interrupted at ")[1].split()[0]) in range(14, STEPS)
+
+
+def test_losses_do_not_depend_on_the_processes(whole, moved):
+    codes, words = moved.ended
+    assert codes == [0] * 4, words
+    expected, got = whole.losses(), moved.losses()
+    assert sorted(got) == sorted(expected) == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(
+        [got[step] for step in sorted(got)], [expected[step] for step in sorted(expected)], rtol=2e-5
+    )
+
+
+def test_every_example_of_an_epoch_is_seen_once(whole, moved):
+    """Whatever processes supplied a step, they supplied the same batch, and epochs are permutations."""
+    expected = whole.seen(1)
+    order = sum((expected[step] for step in range(STEPS)), [])
+    for epoch in range(len(order) // SIZE):
+        assert sorted(order[epoch * SIZE : (epoch + 1) * SIZE]) == list(range(SIZE))
+    for layout in (1, 2, 4):
+        seen = moved.seen(layout)
+        assert seen
+        for step, ids in seen.items():
+            if len(ids) == BATCH:  # of a killed process the last lines may be missing
+                assert ids == expected[step]
+        assert sum(len(ids) == BATCH for ids in seen.values()) >= len(seen) - 2
+
+
+def test_an_exception_on_one_process_ends_all(whole):
+    run = Run(whole.folder.parent / "failing")
+    run.folder.mkdir()
+    begin = time.monotonic()
+    running = run.start(2, 1, "--fail-at", "3")
+    codes = launch.wait(running, grace=60, limit=LIMIT)
+    words = run.said()
+    assert codes[1] == distributed.FAILED and codes[0] not in (0, -signal.SIGKILL), (codes, words)
+    assert "a fault on purpose" in words[1] and "process 1 of 2 ends" in words[1]
+    assert time.monotonic() - begin < LIMIT
+
+
+@pytest.mark.parametrize("given, words", [
+    (("nowhere",), "auto or HOST:PORT"), (("127.0.0.1:1", 2, 2), "process_id in"), (("auto", 2), "no processes"),
+    (("127.0.0.1:1", 2, 0, 0), "heartbeat of at least 1"),
+])
+def test_numbers_that_do_not_go_together(given, words):
+    with pytest.raises(ValueError, match=words):
+        distributed.join(*given)
+
+
+def test_alone_nothing_is_sent():
+    assert distributed.first() and not distributed.several()
+    tree = {"x": np.array([-0.0, np.nan], np.float32)}
+    assert distributed.broadcast(tree) is tree
+    with distributed.together():
+        distributed.check_same("settings", os.getcwd())
+    assert make_mesh(mesh_sizes("data=4,fsdp=2", 8), jax.devices()).shape["fsdp"] == 2
