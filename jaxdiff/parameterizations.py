@@ -212,27 +212,33 @@ def _variance(process, t, sigma_data, sigma_end=None, covariance=0.0):
     return c**2 + (a * sigma_data) ** 2 + (b * sigma_end) ** 2 + 2 * a * b * covariance
 
 
-def bridge(sigma_data=0.5, sigma_end=0.5, covariance=0.0):
+def bridge(sigma_data=0.5, sigma_end=0.5, covariance=0.0, given_y=False):
     """EDM preconditioning between two endpoints that are correlated: unit variance in and out.
 
-    With `V = a^2 sigma_data^2 + b^2 sigma_end^2 + 2 a b covariance + c^2`, for any process with a `y`:
+    For any process with a `y`, with `V = a^2 sigma_data^2 + b^2 sigma_end^2 + 2 a b covariance + c^2`:
 
         D = c_skip x + c_out F,  c_in = 1 / sqrt(V),  c_skip = (a sigma_data^2 + b covariance) / V
         c_out = sqrt((b^2 (sigma_data^2 sigma_end^2 - covariance^2) + c^2 sigma_data^2) / V)
 
-    `c_skip x` is the best linear estimate of the data from `x`; `edm(sigma_data)` where b = 0. Zhou et al.
-    (2024), arXiv:2309.16948, eq. 13 ff., with their a and b exchanged.
+    `c_skip x` is the best linear estimate of the data from `x`. Zhou et al. (2024), arXiv:2309.16948, eq. 13
+    ff., with their a and b exchanged. For networks that see `y` beside `x` the best estimate from both is
+    nearer: `edm` for what `k y` leaves open of the data, of deviation `s`,
+
+        D = k y + c_skip (x - b y - a k y) + c_out F,  c_skip = a s^2 / (a^2 s^2 + c^2)
+        c_out = c s / sqrt(a^2 s^2 + c^2),  k = covariance / sigma_end^2,  s^2 = sigma_data^2 - k covariance
 
     Args:
       sigma_data, sigma_end: standard deviations of `x0` and `y`, above 0.
       covariance: of a value of `x0` with that of `y`, below `sigma_data sigma_end` in size.
+      given_y: whether the second form is meant.
     """
     check_positive("bridge", sigma_data=sigma_data, sigma_end=sigma_end)
-    numbers = {"sigma_data": sigma_data, "sigma_end": sigma_end, "covariance": covariance}
     most = sigma_data * sigma_end
     if is_concrete(most, covariance) and abs(covariance) >= most:
         raise ValueError(f"bridge: expected covariance within {most:g} of 0, got {covariance}")
-    return Parameterization("bridge", _bridge_rule, numbers, on_y=_bridge_on_y, scaled=True)
+    numbers = {"sigma_data": sigma_data, "sigma_end": sigma_end, "covariance": covariance}
+    rule, on_y = (_given_rule, _given_on_y) if given_y else (_bridge_rule, _bridge_on_y)
+    return Parameterization("bridge", rule, numbers, on_y=on_y, scaled=True)
 
 
 def _bridge_rule(process, t, sigma_data, sigma_end, covariance):
@@ -250,6 +256,16 @@ def _bridge_rule(process, t, sigma_data, sigma_end, covariance):
 def _bridge_on_y(process, t, **numbers):
     c_skip, c_out, _, _ = _bridge_rule(process, t, **numbers)
     return -safe_divide(c_skip * process.coefficients(t)[1], c_out)
+
+
+def _given_rule(process, t, sigma_data, sigma_end, covariance):
+    xp = namespace(t, process, sigma_data, sigma_end, covariance)
+    return _edm_rule(process, t, xp.sqrt(sigma_data**2 - (covariance / sigma_end) ** 2))
+
+
+def _given_on_y(process, t, sigma_data, sigma_end, covariance):
+    p = _given_rule(process, t, sigma_data, sigma_end, covariance)[2]
+    return -p * covariance / sigma_end**2
 
 
 def difference():

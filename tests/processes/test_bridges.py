@@ -238,34 +238,35 @@ def test_two_heads_walk_by_residual_and_noise():
         kinds.two_heads(lambda x, t: (x, x), process, kinds.edm(), y)
 
 
-def test_preconditioning_between_correlated_ends():
-    """Input and target of unit variance, uncorrelated with what `c_skip x` tells; `edm` without a y."""
-    kind = jd.parameterizations.bridge(0.6, 0.9, 0.4)
+@pytest.mark.parametrize("given_y", [False, True])
+def test_preconditioning_between_correlated_ends(given_y):
+    """Input and target of unit variance; the target is uncorrelated with what the skip connection sees."""
+    kind = jd.parameterizations.bridge(0.6, 0.9, 0.4, given_y)
     draws = np.random.default_rng(0).normal(size=(3, 200_000))
     x0, y, noise = np.linalg.cholesky([[0.36, 0.4, 0], [0.4, 0.81, 0], [0, 0, 1]]) @ draws
     for process in (P.BrownianBridge(0.7), P.DiffusionBridge(P.VP()), P.MeanReverting(0.3), P.Residual(0.8)):
         for t in (0.1, 0.5, 0.9):
             a, b, c = process.coefficients(t)
-            k, (p, q), r = (f(process, t) for f in (kind.coefficients, kind.target_coefficients, _on_y(kind)))
-            x = a * x0 + b * y + c * noise
-            target = p * x0 + q * noise + r * y
+            k, (p, q) = kind.coefficients(process, t), kind.target_coefficients(process, t)
+            r = kind.on_y(process, t, **kind.numbers)
+            x, target = a * x0 + b * y + c * noise, p * x0 + q * noise + r * y
             got = np.var(k.c_in * x), np.var(target), np.mean(x * target)
             np.testing.assert_allclose(got, (1, 1, 0), atol=0.02, err_msg=f"{process} {t}")
-            np.testing.assert_allclose(k.c_skip * x + k.c_out * target, x0, atol=1e-9)
+            if given_y:
+                assert abs(np.mean(y * target)) < 0.02
+            back = k.c_skip * (x - b * y) + k.c_out * (target - r * y)
+            np.testing.assert_allclose(back, x0, atol=1e-9)
     flow = P.RectifiedFlow()
-    ours, theirs = (k.coefficients(flow, 0.3) for k in (kind, jd.parameterizations.edm(0.6)))
+    kind, edm = jd.parameterizations.bridge(0.6, 0.9, 0.0, given_y), jd.parameterizations.edm(0.6)
+    ours, theirs = (k.coefficients(flow, 0.3) for k in (kind, edm))
     np.testing.assert_allclose(ours[:3], theirs[:3], rtol=1e-12)
     assert ours.c_noise == 0.3 and kind.coefficients(P.BrownianBridge(), 1.0).c_noise == 1.0
     bridge, x = P.BrownianBridge(0.7), jnp.array([[0.3, -1.0]])
-    net = lambda x, c: 0.1 * x  # noqa: E731
-    np.testing.assert_allclose(jd.denoiser(net, bridge, kind, 2 * x)(x, 0.0), x, rtol=1e-6)
-    assert np.isfinite(jd.denoiser(net, bridge, kind, 2 * x)(2 * x, 1.0)).all()
+    denoise = jd.denoiser(lambda x, c: 0.1 * x, bridge, kind, 2 * x)
+    np.testing.assert_allclose(denoise(x, 0.0), x, rtol=1e-6)
+    assert np.isfinite(denoise(2 * x, 1.0)).all()
     with pytest.raises(ValueError, match="covariance within 0.54"):
         jd.parameterizations.bridge(0.6, 0.9, -0.6)
-
-
-def _on_y(kind):
-    return lambda process, t: kind.on_y(process, t, **kind.numbers)
 
 
 def test_the_weight_of_consecutive_bridges():
@@ -304,7 +305,7 @@ def test_the_denoiser_of_every_parameterization(process):
     )
     for kind in (
         kinds.data(), kinds.v(), kinds.velocity(), kinds.noise(), kinds.residual(), kinds.edm(0.5),
-        kinds.difference(), kinds.bridge(0.5, 0.7, 0.2),
+        kinds.difference(), kinds.bridge(0.5, 0.7, 0.2), kinds.bridge(0.5, 0.7, 0.2, given_y=True),
     ):  # fmt: skip
         ideal = kind.target(process, x0, noise, t, y)
         if "base" not in vars(process):
