@@ -84,3 +84,43 @@ def test_each_example_has_its_own_key_and_limits_hold():
     np.testing.assert_array_equal(none, 0)
     with pytest.raises(ValueError, match="EDMAugment: expected x of shape"):
         augment(keys, x[..., 0])
+
+
+@pytest.mark.slow
+@pytest.mark.keys_again
+def test_a_network_that_is_told_samples_no_mirrored_image():
+    import jaxdiff as jd
+    from jaxdiff import training
+
+    rng = np.random.default_rng(0)
+    x = np.zeros((256, 4, 4, 1), np.float32) + 0.1 * rng.normal(size=(256, 4, 4, 1)).astype(np.float32)
+    x[:, :, :2] += 0.5
+    x[:, :, 2:] -= 0.5  # bright on the left
+    mlp = jd.models.build("MLP-S", sample_shape=(16,), width=64, vector_size=9)
+    process, parameterization = jd.processes.EDM(), jd.parameterizations.edm(sigma_data=0.5)
+
+    class Net:
+        def apply(self, params, x, c_noise, condition=None, keys=None):
+            return mlp.apply(params, x.reshape(-1, 16), c_noise, condition, keys=keys).reshape(x.shape)
+
+    def bright_left(told):
+        augment = EDMAugment(probability=0.1)
+        change = augment if told else lambda keys, x: (augment(keys, x)[0], jnp.zeros((len(x), 9)))
+        loss = training.denoising_objective(Net(), process, parameterization, augment=change)
+        params = training.init_params(mlp, jax.random.key(0), (16,))
+        state = training.fit(
+            params, loss, {"x": x}, steps=400, batch_size=64, optimizer=training.adamw(3e-3),
+            progress=False, parallel="jit",
+        )
+
+        def net(x, c_noise):
+            return Net().apply({"params": state.params}, x, c_noise, {"vector": jnp.zeros((len(x), 9))})
+
+        got = jd.sample(
+            jax.random.split(jax.random.key(1), 500), jd.denoiser(net, process, parameterization), process,
+            jd.solvers.dpmpp_multistep(2), jd.grids.karras(process, steps=12), shape=(4, 4, 1),
+        )
+        return float(np.mean(got[:, :, :2].mean((1, 2, 3)) > got[:, :, 2:].mean((1, 2, 3))))
+
+    assert bright_left(told=True) > 0.98
+    assert 0.2 < bright_left(told=False) < 0.8
