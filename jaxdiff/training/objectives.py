@@ -58,7 +58,7 @@ def denoising_objective(
       null_label: the null class, the number of classes; needed to drop labels.
       augment: `augment(keys, x) -> (x, vector)`, such as `jd.data.Affine`; the network is told
         `vector`, `(batch, k)`, so that samples, with zeros there, show none of it (Karras et al.
-        (2022), arXiv:2206.00364, appendix F.1). A vector of None tells it nothing.
+        (2022), arXiv:2206.00364, appendix F.2). A vector of None tells it nothing.
       augment_until: number of updates after which examples are left as they are, or None: a network
         that ends on real images samples none that are softened by interpolation.
       augment_above: noise level `c / a`, on the data's scale, below which examples are left as they
