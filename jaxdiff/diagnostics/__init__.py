@@ -6,6 +6,7 @@ from jaxdiff.diagnostics.geometry import (
     intrinsic_dimension,
     jacobian,
     principal_subspace,
+    subspace_denoiser,
     subspace_error,
 )
 from jaxdiff.diagnostics.information import information_parts, mutual_information
@@ -22,5 +23,6 @@ __all__ = [
     "mutual_information",
     "ode_sde_gap",
     "principal_subspace",
+    "subspace_denoiser",
     "subspace_error",
 ]

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.core import match_dims
+
 
 def jacobian(field, x, t):
     """The Jacobian of `field(x, t)` at every example, `(batch, n, n)`: rows are outputs.
@@ -72,6 +74,38 @@ def principal_subspace(denoise, x, t, dimension):
     """
     left, _, _ = jnp.linalg.svd(jacobian(denoise, x, t))
     return left[:, :, :dimension]
+
+
+def subspace_denoiser(bases, process, weights=None):
+    """The clean estimate of data in a union of subspaces, standard normal in each: a network of low rank.
+
+        D = a / (a^2 + c^2) sum_k w_k U_k U_k^T x,
+        w_k ~ weight_k exp(a^2 |U_k^T x|^2 / (2 c^2 (a^2 + c^2)))
+
+    Exact where the bases are the data's. With trained bases (orthonormal, as of `jnp.linalg.qr`) it learns
+    them once there are as many examples as a subspace has dimensions, and not before. Wang et al. (2024),
+    arXiv:2409.02426, eq. 6.
+
+    Args:
+      bases: `(K, n, d)`, orthonormal columns.
+      process: forward process without a second endpoint.
+      weights: `(K,)`, above 0; equal if None.
+
+    Returns:
+      `denoise(x, t)` for t in (0, t_max].
+    """
+    logits = jnp.zeros(bases.shape[0]) if weights is None else jnp.log(jnp.asarray(weights))
+
+    def denoise(x, t):
+        a, _, c = (jnp.asarray(k, x.dtype) for k in process.coefficients(t))
+        flat = x.reshape(x.shape[0], -1)
+        inside = jnp.einsum("bn,knd->bkd", flat, bases, precision="highest")
+        a, c = (match_dims(k, logits[None] + 0 * inside[..., 0]) for k in (a, c))
+        seen = a**2 / (2 * c**2 * (a**2 + c**2)) * jnp.sum(jnp.square(inside), -1)
+        w = jax.nn.softmax(logits[None] + seen, axis=-1) * (a / (a**2 + c**2))
+        return jnp.einsum("bk,bkd,knd->bn", w, inside, bases, precision="highest").reshape(x.shape)
+
+    return denoise
 
 
 def subspace_error(one, other):

@@ -30,8 +30,8 @@ class StochasticInterpolant(Paired):
         trigonometric  a = cos(pi t / 2),  b = sin(pi t / 2)
 
     with `gamma = scale sqrt(t (1 - t))` by default. Given `y` it is a process like any other; for the flow
-    and the SDEs between the two marginals, which need no `y`, see `jd.losses.interpolant_velocity` and
-    `jd.solvers.interpolant`. Without a second endpoint (one-sided) it is `RectifiedFlow` or
+    and the SDEs between the two marginals, which need no `y`, see `jd.losses.flow_matching` and
+    `jd.solvers.field`. Without a second endpoint (one-sided) it is `RectifiedFlow` or
     `Trigonometric`. Albergo et al. (2023), arXiv:2303.08797, eq. 2.1 and table 3.
 
     Args:

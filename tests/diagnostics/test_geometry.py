@@ -62,3 +62,64 @@ def test_intrinsic_dimension_and_subspaces():
         D.intrinsic_dimension(denoise, VP, x, t, 1.5)
     with pytest.raises(ValueError, match="equal"):
         D.subspace_error(one, jnp.eye(4)[:, :3])
+
+
+def test_the_denoiser_of_subspaces_is_the_exact_one():
+    bases, target = low_rank()
+    x, t = jax.random.normal(jax.random.key(0), (6, 12)), jnp.linspace(0.2, 0.9, 6)
+    ours = D.subspace_denoiser(jnp.asarray(bases, jnp.float32), VP, jnp.array([1.0, 1.0]))
+    np.testing.assert_allclose(ours(x, t), target.denoiser(VP)(x, t), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours(x, 0.4), target.denoiser(VP)(x, 0.4), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_subspace_is_learned_from_as_many_examples_as_it_has_dimensions():
+    """Fewer leave directions unseen, `sqrt(1 - seen / d)` of error; from d = 4 on the basis is the data's."""
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(24, 4)))[0]
+
+    @jax.jit
+    def learned(seen):
+        data = 2 * jnp.asarray(basis.T, jnp.float32)
+        x0 = data[jnp.arange(256) % seen]
+
+        def loss(raw, key):
+            net = D.subspace_denoiser(jnp.linalg.qr(raw)[0][None], VP)
+            kind, late = jd.parameterizations.data(), jd.times.uniform(True)
+            return jd.losses.denoising(net, key, x0, process=VP, parameterization=kind, times=late).mean()
+
+        def step(raw, key):
+            return raw - 3.0 * jax.grad(loss)(raw, key), None
+
+        start = jax.random.normal(jax.random.key(7), (24, 4)) / 5
+        raw, _ = jax.lax.scan(step, start, jax.random.split(jax.random.key(8), 400))
+        return D.subspace_error(jnp.linalg.qr(raw)[0], jnp.asarray(basis, jnp.float32))
+
+    errors = [float(learned(seen)) for seen in (2, 3, 4)]
+    assert min(errors[:2]) > 0.4 and errors[2] < 0.1, errors
+
+
+@pytest.mark.slow
+def test_a_gauge_field_leaves_the_likelihood():
+    """Of a model whose score differs from the exact one by it; any other field changes the likelihood."""
+    covariance = np.array([[0.5, 0.2], [0.2, 0.3]])
+    target = jd.testing.gaussian(np.zeros(2), covariance)
+    skew, exact = jnp.array([[0.0, 0.7], [-0.7, 0.0]]), target.denoiser(VP)
+    x0 = target.sample(jax.random.key(0), 64)
+
+    def spoiled(turn):
+        def denoise(x, t):  # D = (x + c^2 score) / a
+            a, _, c = (jnp.asarray(k, x.dtype) for k in VP.coefficients(t))
+            inverse = jnp.linalg.inv(a**2 * jnp.asarray(covariance, x.dtype) + c**2 * jnp.eye(2))
+            return exact(x, t) + c**2 / a * x @ (turn @ inverse).T
+
+        return denoise
+
+    def log_prob(turn):
+        return jd.likelihood.log_prob(
+            None, spoiled(turn), VP, x0, solver=jd.solvers.unipc(2), grid=jd.grids.log_snr(VP, 150)
+        )
+
+    logp = jax.jit(jax.vmap(log_prob))(jnp.stack([0 * skew, 0.3 * skew, 0.1 * jnp.eye(2)]))
+    np.testing.assert_allclose(logp[1].mean(), logp[0].mean(), atol=0.01)
+    np.testing.assert_allclose(logp[0], target.log_prob(VP, x0, VP.t_min), atol=0.05)
+    assert abs(float((logp[2] - logp[0]).mean())) > 0.1

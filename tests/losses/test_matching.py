@@ -59,6 +59,18 @@ def test_interpolant_velocity_between_two_gaussians():
     ]
     assert losses[0] < min(losses[1:]) - 1e-3, losses
 
+    def noise(x, t, scale=1.0):  # E[noise | x_t] = -c score
+        t = t[:, None]
+        mean, variance = (1 - t) - t, 0.25 * (1 - t) ** 2 + t**2 + 0.25 * t * (1 - t)
+        return scale * 0.5 * jnp.sqrt(t * (1 - t)) / variance * (x - mean)
+
+    settings = {"process": process, "parameterization": jd.parameterizations.noise(), "times": inside, "y": y}
+    losses = [
+        float(jd.losses.denoising(lambda x, t, k=k: noise(x, t, k), KEY, x0, **settings).mean())
+        for k in (1.0, 0.8, 1.2)
+    ]
+    assert losses[0] < min(losses[1:]) - 1e-3, losses
+
 
 @pytest.mark.keys_again
 def test_mean_flow_is_solved_by_the_exact_average_velocity():
@@ -89,6 +101,8 @@ def test_mean_flow_is_solved_by_the_exact_average_velocity():
     np.testing.assert_allclose(slopes(average), 0.0, atol=0.01)
     for wrong in (lambda x, t, r: 1.1 * average(x, t, r), lambda x, t, r: average(x, t, t)):
         assert float(jnp.abs(slopes(wrong)).max()) > 0.02
+    plain, tamed = (jd.losses.mean_flow(average, KEY, x0[:64], power=power) for power in (0.0, 1.0))
+    np.testing.assert_allclose(tamed, plain / (plain + 1e-3), rtol=1e-5)
     keys = jax.random.split(KEY, 4000)
     process = jd.processes.RectifiedFlow()
     for steps in (1, 3):
