@@ -119,7 +119,7 @@ def save(out, data, pictures):
         axis.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
         axis.set_xticks([]), axis.set_yticks([])
     figure.tight_layout(pad=0.3)
-    figure.savefig(out / "inverse.png", dpi=110)
+    figure.savefig(out / "inverse.png", dpi=110, bbox_inches="tight")
     print(f"picture in {out / 'inverse.png'}")
 
 

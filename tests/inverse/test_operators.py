@@ -146,3 +146,12 @@ def test_each_example_has_its_own_system():
 def test_wrong_settings(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_conjugate_gradients_end_where_the_system_is_not_positive(x64):
+    """A network's Jacobian may have a negative direction: one example of two ends there, the other goes on."""
+    matrices = jnp.asarray([np.diag([1.0, 2.0, 4.0]), np.diag([1.0, -2.0, 4.0])])
+    b = jnp.ones((2, 3))
+    got = inverse.conjugate_gradient(lambda v: jnp.einsum("nij,nj->ni", matrices, v), b, 6)
+    np.testing.assert_allclose(got[0], [1.0, 0.5, 0.25], atol=1e-9)
+    assert bool(jnp.all(jnp.abs(got[1]) < 10)) and bool(jnp.any(got[1] != 0))
