@@ -139,7 +139,7 @@ def train(given: Train):
     say = print if first else lambda *_, **__: None
     say(f"configuration, kept in {out}/config.json:")
     say(_listing(config))
-    arrays = job_.arrays(job, dataset)
+    arrays = job_.arrays(job, config, dataset)
 
     def picture(step, params):
         path = os.path.join(out, f"samples-{step:06d}")
@@ -152,8 +152,8 @@ def train(given: Train):
         params, loss, arrays, optimizer=optimizer, out=out, config=config, free=FREE, picture=picture,
         **{name: config[name] for name in (
             "steps", "batch_size", "seed", "ema", "snapshot_every", "parallel", "mesh",
-            "updates_per_dispatch", "accumulate", "nonfinite", "skip_limit", "checkpoint_every", "keep", "keep_every", "log_every",
-            "tensorboard", "peak_flops", "watchdog", "picture_every",
+            "updates_per_dispatch", "accumulate", "nonfinite", "skip_limit", "checkpoint_every", "keep",
+            "keep_every", "log_every", "tensorboard", "peak_flops", "watchdog", "picture_every",
         )},
     )
     say(f"trained to step {int(state.step)}; checkpoints in {out}/checkpoints")

@@ -1,5 +1,6 @@
 """What a configuration describes: network, process, loss, optimizer, sampler."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -53,8 +54,9 @@ def build_job(config):
     )
 
 
-def arrays(job, dataset):
+def arrays(job, config, dataset):
     """What the run trains on, with labels where it is told them."""
+    dataset = dataclasses.replace(dataset, margin=config.get("margin", 0.0))
     return dataset.examples(label=job.num_classes is not None)
 
 
@@ -156,6 +158,7 @@ def data_of(config):
         name=config["data"], train=empty, held_out=empty, num_classes=record["num_classes"],
         value_range=record["value_range"] and tuple(record["value_range"]),
         levels=record["levels"], shift=record["shift"], scale=record["scale"],
+        margin=config.get("margin", 0.0),
     )
 
 

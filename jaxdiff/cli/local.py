@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import sys
 from typing import Annotated
 
 import tyro
@@ -40,7 +41,10 @@ def launch(words):
     given = tyro.cli(Launch, prog="jaxdiff launch", args=words[:cut])
     command = words[cut + 1 :]
     if command[:1] != ["train"] or given.processes < 1 or given.devices < 1:
-        print("jaxdiff: expected positive numbers and a command, such as: jaxdiff launch -n 2 -- train --data moons")
+        print(
+            "jaxdiff: expected positive numbers and a command, such as: jaxdiff launch -n 2 -- train --data moons",
+            file=sys.stderr,
+        )
         return 2
     running = start(command, given.processes, given.devices, given.heartbeat)
     for number in (signal.SIGINT, signal.SIGTERM):  # one notice is enough: the processes stop together
