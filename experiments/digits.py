@@ -19,15 +19,13 @@ import jaxdiff as jd
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=6400)
-    parser.add_argument(
-        "--out", default="runs/digits-experiment", help="checkpoints and log; continues a run"
-    )
+    parser.add_argument("--out", default="runs/digits-experiment", help="log, checkpoints; continues a run")
     parser.add_argument("--smoke", action="store_true", help="a few steps into no directory")
     arguments = parser.parse_args()
     steps = 4 if arguments.smoke else arguments.steps
 
-    # 1. Data: 8 x 8 images of 17 grey levels, on a scale with a standard deviation near 1/2; the lowest and the
-    #    highest level, which most pixels have, are moved out by one, so that small errors leave them there.
+    # 1. Data: 8 x 8 images of 17 grey levels, with a standard deviation near 1/2; the lowest and the highest,
+    #    which most pixels have, are moved out by one level, so that small errors leave them there.
     data = dataclasses.replace(jd.data.load("digits"), margin=1.0)
     images, labels = data.to_model(data.train["x"]), data.train["label"]
 

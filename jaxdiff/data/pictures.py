@@ -32,7 +32,7 @@ def squared(x, size):
     from PIL import Image
 
     if x.dtype != np.uint8 or x.shape[-1] not in (1, 3):
-        raise ValueError(f"squared: expected grey or colour images of bytes, got {x.dtype} of shape {x.shape}")
+        raise ValueError(f"squared: expected grey or colour bytes, got {x.dtype} of shape {x.shape}")
     picture = Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x)
     scale = size / min(picture.size)
     picture = picture.resize([max(size, round(scale * n)) for n in picture.size], Image.Resampling.LANCZOS)
