@@ -4,12 +4,15 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import time
 
 import jax
 import numpy as np
 import pytest
 
+from jaxdiff.cli import main
 from jaxdiff.training import distributed, launch, runs
 from jaxdiff.training.mesh import make_mesh, mesh_sizes
 
@@ -149,3 +152,25 @@ def test_alone_nothing_is_sent():
     with distributed.together():
         distributed.check_same("settings", os.getcwd())
     assert make_mesh(mesh_sizes("data=4,fsdp=2", 8), jax.devices()).shape["fsdp"] == 2
+
+
+def test_one_command_line_trains_and_samples_over_processes(whole):
+    """Samples of two processes are those that one process draws from the same checkpoint."""
+    run = whole.folder.parent / "cli"
+    words = ["launch", "-n", "2", "--", "train", "--data", "moons", "--steps", "20", "--batch-size", "64"]
+    words += ["--samples", "100", "--out", str(run)]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(whole.folder.parent / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxdiff", *words], env=environment, capture_output=True, text=True, timeout=LIMIT
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained to step 20") == 1 and (run / "metrics.json").exists()
+    drawn = np.load(run / "samples.npz")["x"]
+    assert main(["sample", str(run), "-n", "100", "--out", str(run / "alone")]) == 0
+    np.testing.assert_allclose(np.load(run / "alone.npz")["x"], drawn, atol=1e-4)
+
+
+@pytest.mark.parametrize("words", [["-n", "2"], ["-n", "2", "--", "sample", "x"], ["-n", "0", "--", "train"]])
+def test_launch_wants_processes_and_a_run_to_train(words, capsys):
+    assert main(["launch", *words]) == 2
+    assert "as in jaxdiff launch -n 2 -- train" in capsys.readouterr().err

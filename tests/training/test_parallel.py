@@ -5,7 +5,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding
 
-from jaxdiff.training import init_state, make_dispatch, make_update, parallel
+from jaxdiff.training import init_state, make_dispatch, make_update, over_devices, parallel
 from jaxdiff.training.parallel import check_batch_size
 
 SIZE, BATCH, WIDTH = 40, 16, 64
@@ -117,6 +117,20 @@ def test_replicate_and_fetch_are_inverse():
         back = layout.fetch(placed)
         np.testing.assert_array_equal(back["x"], np.arange(6.0).reshape(2, 3))
         assert back["step"].shape == () and back["step"] == 3
+
+
+def test_examples_are_cut_over_the_devices_and_come_back_whole():
+    seen = []
+
+    def function(shared, x, labels):
+        seen.append(labels)
+        return {"y": shared["w"] * x, "index": jnp.arange(len(x))}
+
+    x = np.arange(16.0, dtype=np.float32)
+    out = over_devices(function)({"w": np.float32(3.0)}, x, None)
+    np.testing.assert_array_equal(out["y"], 3 * x)
+    np.testing.assert_array_equal(out["index"], np.arange(16))
+    assert seen == [None] and isinstance(out["y"], np.ndarray)
 
 
 def test_auto_is_pmap_over_several_devices_and_jit_on_one():
