@@ -37,6 +37,7 @@ SCRIPT = r"""
 const runs = JSON.parse(document.getElementById('data').textContent);
 const COLOURS = ['#2a6fb5', '#d1621f', '#3a8f52', '#8a4fb0'];
 const PARTS = {stepping: '#3a8f52', compiling: '#7aa6d8', checkpoints: '#d9a441', pictures: '#8a4fb0',
+  snapshots: '#c79bd6',
   waiting: '#b9c3ce', restarts: '#c0504d'};
 const $ = (tag, attributes = {}, ...children) => {
   const svg = ['svg', 'path', 'line', 'text', 'rect', 'g', 'circle', 'clipPath'].includes(tag);

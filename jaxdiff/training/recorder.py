@@ -47,7 +47,7 @@ class Recorder:
     """
 
     def __init__(self, out, start, end, layout, watch):
-        self._kept_at_all, self._out = out is not None, out if distributed.first() else None
+        self._run, self._out = out, out if distributed.first() else None  # where this process writes
         self._step, self._end, self._watch, self._fetch = start, end, watch, layout.fetch
         self._records, self._first, self._saver = 0, True, None
         try:
@@ -97,15 +97,14 @@ class Recorder:
         self._guard(lambda: self._progress.push(metrics))
         if self._saver is not None:
             self._saver.poll()
-        stopped = self._stop(step)
         if self._watch.picture and self._due(self._watch.picture_every, previous):
             with self._aside("pictures"):
                 self._watch.picture(step, self._fetch(state.ema[0] if state.ema else state.params))
-        stopped = stopped or self._stop(step)
+        stopped = self._stop(step)
         last = step == self._end or stopped
         if last:
             self._guard(self._progress.drain)
-        if self._kept_at_all:
+        if self._run is not None:
             self._keep(step, state, previous, last)
         if stopped:
             raise self._interruption(stopped)
@@ -166,7 +165,7 @@ class Recorder:
 
     def _interruption(self, number):
         name = signal.Signals(number).name
-        kept = f"saved in {self._out}; the same command continues it" if self._kept_at_all else "not saved"
+        kept = "not saved" if self._run is None else f"saved in {self._run}; the same command continues it"
         return Interrupted(f"stopped by {name} at step {self._step}, {kept}", number, self._step)
 
     def __enter__(self):
