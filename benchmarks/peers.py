@@ -28,8 +28,11 @@ def ends(denoise, process, kind, x, nfe):
       x: `(batch, values)` starts at `t_max`.
       nfe: evaluations.
     """
-    clean = jax.jit(denoise)
-    found = {}
+    clean, found = jax.jit(denoise), {}
+    if "torch" in INSTALLED:
+        import torch
+
+        torch.set_num_threads(1)  # its threads spin where cores are shared
     for name, run in configurations(process, kind, nfe):
         counter = Counter(clean, process)
         end = run(counter, np.array(x, np.float32))

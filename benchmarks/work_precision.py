@@ -1,16 +1,16 @@
-"""Error against evaluations: every solver on its stock grids, peers, the default and tuned ones; exact targets.
+"""Error against evaluations: every solver on its stock grids, peers, the default and tuned ones.
 
     python benchmarks/work_precision.py --save          # tables and plot in benchmarks/results; half an hour
     python benchmarks/work_precision.py --guided        # under classifier-free guidance of scale 4 and 7.5
     python benchmarks/work_precision.py --quick         # the 2-D target alone, fewer noises
 
 For each of `jd.testing.standard_targets()` and VP, EDM and rectified flow: the median over noises of the
-distance to the exact end of the probability flow (guided: to a fine path), its root mean square, and the share
-of flips (more than half a data deviation away). "Stock" is every published solver of `SOLVERS` on every
+distance to the exact end of the probability flow (guided: to a fine path), its root mean square, and the
+share of flips (more than half a data deviation away). "Stock" is every published solver of `SOLVERS` on every
 published grid of `GRIDS`, by this library's formulas (they agree with the peers' to 1e-9:
 `tests/solvers/test_peers.py`), all of equal evaluations in one compiled program under `vmap`; and diffusers,
-k-diffusion and diffrax themselves with their own grids, where they are installed (`benchmarks/peers.py`), from
-the same noise.
+k-diffusion and diffrax themselves with their own grids, where they are installed (`benchmarks/peers.py`),
+from the same noise.
 """
 
 import argparse

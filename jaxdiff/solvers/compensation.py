@@ -60,7 +60,7 @@ def dc_solver(ratios, order=3, depth=2, prediction="data", lower_order_final=Tru
     return linear(
         f"dc_solver({order})", _dc, ratios=ratios, order=order, depth=depth, prediction=prediction,
         lower_order_final=lower_order_final,
-    )  # fmt: skip
+    ).replace(after_draw=False)  # fmt: skip
 
 
 def _dc(process, grid, ratios, order, depth, prediction, lower_order_final):

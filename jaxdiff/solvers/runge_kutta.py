@@ -8,8 +8,8 @@ clean estimate:
     sigma        c / a      a    (x - a D) / c
     log_snr      log(a/c)   c    (a / c) D
 
-A step to c = 0 is one evaluation that returns the clean estimate; where the coordinate is infinite at
-the start (a = 0), the first step is one of DDIM.
+A step to c = 0 is one evaluation that returns the clean estimate; where the coordinate is infinite (a = 0, at
+the start, or at the end of a way from data to noise), the step is one of DDIM.
 """
 
 from jaxdiff.core import check_choice, namespace
@@ -78,7 +78,7 @@ def _runge_kutta(process, grid, stages, weights, coordinate):
     xp = namespace(grid, process)
     a, _, c = process.coefficients(grid)
     to_data = c[1:] == 0
-    single = to_data if coordinate == "time" else to_data | (a[:-1] == 0)
+    single = to_data if coordinate == "time" else to_data | (a[:-1] == 0) | (a[1:] == 0)
     theta_s, theta_t = (_theta(process, t, coordinate, single) for t in (grid[:-1], grid[1:]))
     step = theta_t - theta_s
     nodes = [sum(row) for row in stages]
@@ -97,7 +97,8 @@ def _runge_kutta(process, grid, stages, weights, coordinate):
         point = [scale / start, 0.0] if j == 0 else [0.0, scale / start]
         move = [*point, *slopes_so_far, 0.0]
         if j == 0:
-            direct = [c[1:] / c[:-1], 0.0, a[1:], 0.0]
+            still = c[1:] / c[:-1]
+            direct = [still, 0.0, a[1:] - a[:-1] * still, 0.0]
             move = [xp.where(single, one, other) for one, other in zip(direct, move, strict=True)]
             p, q = xp.where(single, 0.0, p), xp.where(single, 1.0, q)
         hold = [float(j == 0), float(j > 0), *[0.0] * (len(move) - 2)]

@@ -135,6 +135,7 @@ class LinearSolver:
       options: settings that shape the table, as sorted `(name, value)` pairs.
       numbers: settings that only change its numbers; `vmap` and `grad` reach them.
       both_ways: whether its noise is right for increasing times as well.
+      after_draw: whether its rule may start after the first step away from a bridge's pinned end.
     """
 
     name: str = static_field()
@@ -142,6 +143,7 @@ class LinearSolver:
     options: tuple = static_field()
     numbers: dict
     both_ways: bool = static_field(default=False)
+    after_draw: bool = static_field(default=True)
 
     def plan(self, process, grid):
         """The `Tableau` of this solver for a process and `(steps + 1,)` decreasing times.
@@ -149,10 +151,16 @@ class LinearSolver:
         Times that increase from above 0 take data to noise: inversion, for deterministic solvers.
 
         Raises:
-          ValueError: for a grid that does not decrease or leaves the process's times.
+          ValueError: for a grid that does not decrease or leaves the process's times, or a process of
+            another kind.
         """
         if grid is None:
             raise ValueError(f"{self.name}: expected a grid of times, got None; see jd.grids")
+        if not (hasattr(process, "log_snr") and hasattr(process, "coefficients")):
+            raise ValueError(
+                f"{self.name}: expected a process x_t = a x0 + b y + c noise, got {type(process).__name__}; "
+                "tokens are sampled by jd.solvers.discrete, product processes by jd.solvers.joint"
+            )
         grid = grids.either_way(process, grid)
         rule = functools.partial(self.rule, process, **dict(self.options), **self.numbers)
         upwards = is_concrete(grid) and grid[0] < grid[-1]
@@ -161,7 +169,13 @@ class LinearSolver:
                 f"{self.name}: expected a decreasing grid, got one from {grid[0]:g} to {grid[-1]:g}; only "
                 "deterministic solvers go from data to noise"
             )
-        rows = _from_pinned(rule, process, grid) if _pinned(process, grid) else rule(grid=grid)
+        pinned = _pinned(process, grid)
+        if pinned and not self.after_draw:
+            raise ValueError(
+                f"{self.name}: expected a grid that starts where there is noise, got one from {grid[0]:g}, "
+                f"where {type(process).__name__} is pinned to its end; start later with x=, or take unipc()"
+            )
+        rows = _from_pinned(rule, process, grid) if pinned else rule(grid=grid)
         xp = namespace(rows.t, grid)
         return rows.replace(to=xp.concatenate([rows.t[1:], grid[-1:]]))
 

@@ -73,7 +73,7 @@ def dpm_solver_v3(statistics, order=3, corrector="pseudo", pseudo=False, lower_o
     return linear(
         f"dpm_solver_v3({order})", _v3, statistics=statistics, order=order, corrector=corrector,
         pseudo=bool(pseudo), lower_order_final=bool(lower_order_final),
-    )  # fmt: skip
+    ).replace(after_draw=False)  # fmt: skip
 
 
 def _v3(process, grid, statistics, order, corrector, pseudo, lower_order_final):

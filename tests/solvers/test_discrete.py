@@ -331,7 +331,11 @@ def test_bad_input_is_named():
             jd.sample(keys, denoise, ABSORBING, held, grid, shape=(3,))
     with pytest.raises(ValueError, match="restrict: expected allowed of shape"):
         jd.sample(
-            keys, discrete.restrict(denoise, np.ones(5, bool)), ABSORBING, discrete.ancestral(), grid,
+            keys,
+            discrete.restrict(denoise, np.ones(5, bool)),
+            ABSORBING,
+            discrete.ancestral(),
+            grid,
             shape=(3,),
         )
     with pytest.raises(ValueError, match="integer tokens in"):

@@ -5,7 +5,7 @@ import pytest
 
 import jaxdiff as jd
 
-VP = jd.processes.VP()
+S, VP = jd.solvers, jd.processes.VP()
 GRID = jd.grids.uniform(VP, 6)
 KEYS = jax.random.split(jax.random.key(0), 5)
 
@@ -122,3 +122,29 @@ def test_wrong_settings():
         jd.solvers.euler_maruyama(tau=-1)
     with pytest.raises(ValueError, match="expected a grid"):
         jd.sample(KEYS, denoise, VP, jd.solvers.ddim(), shape=(2,))
+
+
+@pytest.mark.parametrize("coordinate", ["sigma", "log_snr"])
+def test_runge_kutta_goes_from_data_to_pure_noise(coordinate):
+    """The last step, to a = 0 where the coordinate is infinite, is DDIM's."""
+    process = jd.processes.RectifiedFlow()
+    grid = np.linspace(0.1, 1.0, 5)
+    ddim = S.ddim().plan(process, grid).next[-1]
+    for solver in (S.euler, S.heun, S.ralston, S.rk4):
+        rows = solver(coordinate).plan(process, grid)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(rows))
+        p, q = (0.0, 1.0) if rows.plain else rows.keep[-1]
+        x, estimate = rows.next[-1, 0] + p * rows.next[-1, 2], q * rows.next[-1, 2]
+        np.testing.assert_allclose((x, estimate), (ddim[0], ddim[2]), atol=1e-12)
+
+
+def test_processes_and_bridges_that_a_solver_cannot_follow():
+    tokens = jd.processes.absorbing(8)
+    for solver in (S.pndm(), S.unipc(2), S.ddim()):
+        with pytest.raises(ValueError, match="got Categorical; tokens are sampled by jd.solvers.discrete"):
+            solver.plan(tokens, np.linspace(1.0, 0.0, 5))
+    with pytest.raises(ValueError, match="got Product"):
+        S.pndm().plan(jd.processes.Product({"image": VP}), np.linspace(1.0, 0.0, 5))
+    bridge = jd.processes.BrownianBridge()
+    with pytest.raises(ValueError, match="BrownianBridge is pinned to its end"):
+        S.dc_solver(np.ones(4)).plan(bridge, np.linspace(1.0, 0.0, 5))
