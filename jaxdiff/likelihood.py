@@ -10,6 +10,7 @@ import numpy as np
 from jaxdiff.core import batch_keys, check_choice, check_count, concrete, fold_in
 from jaxdiff.grids import log_snr_range
 from jaxdiff.losses.discrete import elbo
+from jaxdiff.processes.product import Product
 from jaxdiff.sampling import sample
 
 TRACES = ("exact", "hutchinson", "hutch++")
@@ -30,12 +31,13 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
     Args:
       key: one key or `(batch,)` keys, for the probes of an estimated trace.
       denoise: `(x, t) -> clean estimate`.
-      process: forward process.
-      x0: data, `(batch, ...)`.
-      solver: a deterministic solver of `jd.solvers`.
+      process: forward process; of a `Product` the parts walk together, each with a `q` and the trace of its
+        own block of J.
+      x0: data, `(batch, ...)`, or a dict of a product's parts.
+      solver: a deterministic solver of `jd.solvers`; for a product one of `jd.solvers.joint`.
       grid: `(steps + 1,)` decreasing times as for sampling, walked backwards; an end at exact data is
         replaced by `process.t_min`, whose noise level is that of the density. Where a bridge ends in its
-        second endpoint the walk ends one step before.
+        second endpoint the walk ends one step before. For a product a dict.
       trace: "exact" (n forward derivatives an evaluation), "hutchinson" (unbiased, one derivative per
         probe) or "hutch++" (exact on a sketch of `probes` directions, estimated with as many normalised
         probes on the rest: 3 derivatives per probe; Meyer et al. (2021), arXiv:2010.09649). The same
@@ -53,28 +55,46 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
     if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
         raise ValueError(f"log_prob: expected probes to be an integer of at least 1, got {probes}")
     process.endpoint(y)
+    if isinstance(process, Product):
+        return _of_parts(key, denoise, process, x0, solver, grid, trace, probes)
     grid = _ascending(process, grid)
-    x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
-    estimate = _exact
-    if trace != "exact":
-        keys = batch_keys(key, x0.shape[0], "log_prob")
-        if trace == "hutchinson":
-            estimate = _hutchinson(_probes(keys, x0, probes, jax.random.rademacher))
-        else:
-            estimate = _hutch_plus_plus(_probes(keys, x0, 2 * probes, jax.random.normal))
+    start = _start(x0)
+    estimate = _estimator(key, start["x"], trace, probes)
 
     def pair(state, t):
         clean, derivative = jax.linearize(lambda x: denoise(x, t), state["x"])
         c = jnp.asarray(process.coefficients(t)[2], clean.dtype)
         return {"x": clean, "cq": c * estimate(derivative, state["x"])}
 
-    start = {"x": x0, "cq": jnp.zeros(x0.shape[0], x0.dtype)}
-    ends = None if y is None else {"x": jnp.asarray(y, x0.dtype), "cq": jnp.zeros(x0.shape[0], x0.dtype)}
+    ends = None if y is None else _start(jnp.asarray(y, start["x"].dtype))
     end = sample(None, pair, process, solver, grid, x=start, y=ends)
-    a, b, c = (jnp.asarray(k, x0.dtype) for k in process.coefficients(grid))
-    size, mean = x0[0].size, 0.0 if y is None else (a[-1] + b[-1]) * ends["x"]
-    noise = process.log_noise((end["x"] - mean) / c[-1])
-    return noise - size * jnp.log(c[0]) + end["cq"] / c[-1]
+    return _density(process, grid, end, None if y is None else ends["x"])
+
+
+def _of_parts(key, denoise, process, x0, solver, grid, trace, probes):
+    """`log_prob` of a product: one walk, and every part's own change of volume."""
+    x0, grid = process.named("log_prob", x0), process.named("log_prob", grid)
+    grid = {name: _ascending(part, grid[name]) for name, part in process.parts.items()}
+    start = {name: _start(x0[name]) for name in process.parts}
+    keys = None if trace == "exact" else batch_keys(key, len(jax.tree.leaves(start)[0]), "log_prob")
+    estimates = {
+        name: _estimator(None if keys is None else fold_in(keys, i), part["x"], trace, probes)
+        for i, (name, part) in enumerate(start.items())
+    }
+
+    def pair(state, t):
+        x = {name: part["x"] for name, part in state.items()}
+        clean, derivative = jax.linearize(lambda x: denoise(x, t), x)
+        still = jax.tree.map(jnp.zeros_like, x)
+
+        def volume(name):
+            c = jnp.asarray(process.parts[name].coefficients(t[name])[2], clean[name].dtype)
+            return c * estimates[name](lambda v: derivative({**still, name: v})[name], x[name])
+
+        return {name: {"x": clean[name], "cq": volume(name)} for name in x}
+
+    end = sample(None, pair, process, solver, grid, x=start)
+    return sum(_density(part, grid[name], end[name]) for name, part in process.parts.items())
 
 
 def variational_bound(key, denoise, process, x0, *, samples=1, y=None):
@@ -184,6 +204,29 @@ def bits_per_dimension(log_density, size, count=256, low=-1.0, high=1.0):
       count, low, high: as of `dequantize`.
     """
     return -(log_density / size + np.log((high - low) / count)) / np.log(2)
+
+
+def _start(x):
+    x = jnp.asarray(x, jnp.result_type(x, jnp.float32))
+    return {"x": x, "cq": jnp.zeros(x.shape[0], x.dtype)}
+
+
+def _density(process, grid, end, y=None):
+    """The prior's log-density at the end of the walk, less the change of volume on the way."""
+    x = end["x"]
+    a, b, c = (jnp.asarray(k, x.dtype) for k in process.coefficients(grid))
+    mean = 0.0 if y is None else (a[-1] + b[-1]) * y
+    return process.log_noise((x - mean) / c[-1]) - x[0].size * jnp.log(c[0]) + end["cq"] / c[-1]
+
+
+def _estimator(key, x, trace, probes):
+    """`(derivative, x) -> trace of the Jacobian`, `(batch,)`."""
+    if trace == "exact":
+        return _exact
+    keys = batch_keys(key, x.shape[0], "log_prob")
+    if trace == "hutchinson":
+        return _hutchinson(_probes(keys, x, probes, jax.random.rademacher))
+    return _hutch_plus_plus(_probes(keys, x, 2 * probes, jax.random.normal))
 
 
 def _ascending(process, grid):

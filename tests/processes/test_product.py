@@ -56,6 +56,27 @@ def test_joint_conditionals_and_marginals_from_one_denoiser(solver):
         np.testing.assert_allclose([y.mean(), y.std()], [0, 1], atol=0.05)
 
 
+@pytest.mark.slow
+def test_joint_and_conditional_log_likelihood_within_a_hundredth_of_a_nat():
+    x = jax.random.multivariate_normal(jax.random.key(1), jnp.zeros(2), COVARIANCE, (256,))
+    x0, solver = {"u": x[:, :1], "v": x[:, 1:]}, S.joint(S.unipc(2))
+
+    def log_prob(denoise, process, x0, trace="exact"):
+        settings = {"solver": solver, "grid": grids(80, tuple(x0)), "trace": trace}
+        run = jax.jit(lambda key, x0: jd.likelihood.log_prob(key, denoise, process, x0, **settings))
+        return run(jax.random.key(2), x0)
+
+    u, v = np.asarray(x, np.float64).T
+    conditional = -0.5 * (v - RHO * u) ** 2 / (1 - RHO**2) - 0.5 * np.log(2 * np.pi * (1 - RHO**2))
+    exact = conditional - 0.5 * u**2 - 0.5 * np.log(2 * np.pi)
+    for trace in ("exact", "hutchinson"):  # in one dimension a part's probe is its trace
+        gap = log_prob(denoise, PAIR, x0, trace) - exact
+        assert abs(gap.mean()) < 0.01 and np.median(np.abs(gap)) < 0.01, (trace, gap.mean())
+    given_u = jd.processes.given(denoise, PAIR, {"u": x0["u"]})
+    gap = log_prob(given_u, PAIR.only("v"), {"v": x0["v"]}) - conditional
+    assert abs(gap.mean()) < 0.01 and np.median(np.abs(gap)) < 0.01, gap.mean()
+
+
 def test_the_joint_loss_is_least_at_the_exact_denoiser():
     x = jax.random.multivariate_normal(jax.random.key(1), jnp.zeros(2), COVARIANCE, (4096,))
     x0 = {"u": x[:, :1], "v": x[:, 1:]}
