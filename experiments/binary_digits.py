@@ -6,7 +6,8 @@
 Real 8 x 8 digits, a pixel set where its grey level is 8 of 16 or more. The Bernoulli process flips bits
 towards coin tosses (Wang et al. (2023), arXiv:2304.04820); the absorbing one hides them. Prints bits per
 dimension of held-out digits (both are bounds) beside pixels drawn each by its own frequency, and saves a
-picture of data and samples.
+picture of data and samples. Seen: .378 for flipped and .374 for masked bits (.372 and .359 of the digits trained
+on), .566 for single pixels.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import numpy as np
 
 import jaxdiff as jd
 
-LENGTH = 64
+SIDE, LENGTH = 8, 64
 
 
 def train(model, process, x, steps):
@@ -31,7 +32,8 @@ def train(model, process, x, steps):
 
     def network(params, keys=None):
         def net(x, t):
-            logits = model.apply({"params": params}, x, t, keys=keys)
+            image = jax.nn.one_hot(x, 2).reshape(-1, SIDE, SIDE, 2)  # a masked bit is neither 0 nor 1
+            logits = model.apply({"params": params}, image, t, keys=keys).reshape(*x.shape, 2)
             return logits + jnp.log(process.likelihood(x, t)) if process.mask is None else logits
 
         return net
@@ -40,10 +42,10 @@ def train(model, process, x, steps):
         net, own = network(params, jd.core.fold_in(keys, 1)), jd.core.fold_in(keys, 0)
         return jd.losses.discrete.elbo(net, own, batch["x"], process=process, strata=strata) / LENGTH
 
-    params = jax.jit(model.init)(jax.random.key(0), x[:1], jnp.zeros(1))["params"]
+    params = jd.training.init_params(model, jax.random.key(0), (SIDE, SIDE, 2))
     rates = jd.training.learning_rates(2e-3, steps, warmup=min(50, steps - 1))
     state = jd.training.fit(
-        params, loss, {"x": x}, steps=steps, batch_size=64, ema=(100,),
+        params, loss, {"x": x}, steps=steps, batch_size=32, ema=(100,),
         optimizer=jd.training.adamw(rates, beta2=0.99),
     )  # fmt: skip
     return network(state.ema[0])
@@ -51,7 +53,7 @@ def train(model, process, x, steps):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=800, help="of each of the two networks")
+    parser.add_argument("--steps", type=int, default=3000, help="of each of the two networks")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/binary_digits"))
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     arguments = parser.parse_args()
@@ -70,9 +72,8 @@ def main():
     pictures = [bits["held out"][:25]]
     for name, process in processes.items():
         model = jd.models.build(
-            "TokenTransformer-XS", sample_shape=(LENGTH,), vocabulary=2, width=64, depth=3, dropout=0.1,
-            time=name == "Bernoulli",
-        )  # fmt: skip
+            "UNet-XS", sample_shape=(SIDE, SIDE, 2), attention_resolutions=(), dropout=0.1
+        )
         net = train(model, process, bits["train"], steps)
         for part, x in bits.items():
             bound = jax.jit(
