@@ -15,6 +15,7 @@ from the same noise.
 
 import argparse
 import itertools
+import json
 import os
 import pathlib
 import sys
@@ -63,10 +64,13 @@ def main():
     parser.add_argument(
         "--save", action="store_true", help="write benchmarks/results/work_precision*.{md,png}"
     )
+    parser.add_argument("--cells", help="a JSON file of what was measured: kept up to date, and not repeated")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the peers, about each other
-    curves, seconds = {}, {}
+    curves, seconds = known(arguments.cells)
     for target, process, scale, title in blocks(arguments):
+        if title in curves:
+            continue
         evaluations = (5, 10) if arguments.quick else EVALUATIONS[:-1] if arguments.guided else EVALUATIONS
         count = 200 if arguments.quick else 2000 if target.event[0] < 512 else 500
         x = starts(process, target, count)
@@ -76,9 +80,19 @@ def main():
         curves[title] = {n: cell(denoise, process, kind, x, exact, spread, n) for n in evaluations}
         seconds[title] = time.process_time() - begin
         print("\n".join(table(title, curves[title], seconds[title])), flush=True)
-        if arguments.save:  # after every block, for an interrupted run
-            save(curves, seconds, "_guided" if arguments.guided else "")
+        if arguments.cells:
+            pathlib.Path(arguments.cells).write_text(json.dumps([curves, seconds]))
+    if arguments.save:
+        save(curves, seconds, "_guided" if arguments.guided else "")
     print("\n".join(summary(curves)))
+
+
+def known(path):
+    """The cells and seconds of earlier runs, by block."""
+    if path is None or not pathlib.Path(path).exists():
+        return {}, {}
+    curves, seconds = json.loads(pathlib.Path(path).read_text())
+    return {title: {int(n): cell for n, cell in cells.items()} for title, cells in curves.items()}, seconds
 
 
 def blocks(arguments):
@@ -182,7 +196,7 @@ def compare(denoise, process, plans, x, at_once=4):
 def measure(x, exact, spread):
     error = np.linalg.norm((x - exact).reshape(len(x), -1), axis=1)
     error = np.where(np.isfinite(error), error, np.inf)
-    return np.median(error), np.sqrt(np.mean(error**2)), np.mean(error > 0.5 * spread)
+    return [float(v) for v in (np.median(error), np.sqrt(np.mean(error**2)), np.mean(error > 0.5 * spread))]
 
 
 def ratios(cells):
