@@ -35,7 +35,7 @@ def replay(given: Replay):
     config = training.read_config(run) | {"out": run}
     job, dataset = job_.build_job(config), jd.data.load(config["data"])
     loss, optimizer = job_.objective(job, config), job_.optimizer(config)
-    data, size, seed = job_.arrays(job, config, dataset), config["batch_size"], config["seed"]
+    data, size, seed = job_.arrays(job, dataset), config["batch_size"], config["seed"]
     if replay_.offence(data, size, seed, record["nonfinite"])(record["step"]) != record:
         raise ValueError(f"replay: expected the run's data and seed, got other batches than {given.record}")
     feed, key = make_feed(data, size, seed, job.num_classes), jax.random.key(seed)

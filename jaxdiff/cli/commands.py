@@ -139,7 +139,7 @@ def train(given: Train):
     say = print if first else lambda *_, **__: None
     say(f"configuration, kept in {out}/config.json:")
     say(_listing(config))
-    arrays = job_.arrays(job, config, dataset)
+    arrays = job_.arrays(job, dataset)
 
     def picture(step, params):
         path = os.path.join(out, f"samples-{step:06d}")

@@ -58,7 +58,6 @@ class Train:
       parameterization: what the network's output means; edm takes the data's deviation.
       times: distribution of training times, such as "log_normal(mean=-0.8, std=1.2)".
       weighting: weight of the loss over times, or none.
-      margin: levels by which the ends of the data's range are moved out while a model sees it; 0 for none.
       conditional: whether the network is told the labels.
       label_drop: share of labels dropped, for classifier-free guidance.
       augment: none, flip, crop, "edm(probability=0.12)", elastic, or "affine(shift=0.5, rotate=0.1)";
@@ -112,7 +111,6 @@ class Train:
     parameterization: Annotated[str | None, _NAMED] = None
     times: Annotated[str | None, _NAMED] = None
     weighting: Annotated[str | None, _NAMED] = None
-    margin: Annotated[float | None, _arg("LEVELS")] = None
     conditional: Annotated[bool | None, _arg("True|False")] = None
     label_drop: Annotated[float | None, _arg("SHARE")] = None
     augment: Annotated[str | None, _NAMED] = None
@@ -185,14 +183,8 @@ def resolve(given, dataset):
     if given.warmup is None:
         config["warmup"] = min(config["warmup"], max(config["steps"], 1) // 10)
     config["out"] = config["out"] or os.path.join("runs", dataset.name.replace(":", "-").replace(os.sep, "-"))
-    if config["margin"] and (dataset.levels is None or config["margin"] < 0):
-        raise ValueError(
-            "resolve: expected margin to be 0 or, for data of a number of levels, above it, got "
-            f"{config['margin']}"
-        )
     if config["parameterization"] == "edm":
-        seen = dataclasses.replace(dataset, margin=config["margin"])
-        config["parameterization"] = f"edm(sigma_data={seen.sigma_data:.4g})"
+        config["parameterization"] = f"edm(sigma_data={dataset.sigma_data:.4g})"
     config["conditional"] = bool(config["conditional"] and dataset.num_classes)
     config["label_drop"] = config["label_drop"] if config["conditional"] else 0.0
     config["data"] = canonical(config["data"])

@@ -1,6 +1,5 @@
 """What a configuration describes: network, process, loss, optimizer, sampler."""
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -54,18 +53,20 @@ def build_job(config):
     )
 
 
-def arrays(job, config, dataset):
+def arrays(job, dataset):
     """What the run trains on, with labels where it is told them."""
-    dataset = dataclasses.replace(dataset, margin=config.get("margin", 0.0))
     return dataset.examples(label=job.num_classes is not None)
 
 
 def objective(job, config):
     """`loss(params, batch, keys, strata, step)` of the run."""
+    times = lookup("times", config["times"])
     weighting = None if config["weighting"] == "none" else lookup("weighting", config["weighting"])
+    if config["weighting"] == "likelihood":
+        weighting = jd.weightings.likelihood(times)  # the bound, whatever the times
     return training.denoising_objective(
         job.model, job.process, job.parameterization, weighting=weighting,
-        times=lookup("times", config["times"]), label_drop=config["label_drop"],
+        times=times, label_drop=config["label_drop"],
         null_label=job.num_classes, augment=_augmentation(job, config), augment_until=_until(config),
         augment_above=config.get("augment_above") or None,
     )
@@ -158,7 +159,6 @@ def data_of(config):
         name=config["data"], train=empty, held_out=empty, num_classes=record["num_classes"],
         value_range=record["value_range"] and tuple(record["value_range"]),
         levels=record["levels"], shift=record["shift"], scale=record["scale"],
-        margin=config.get("margin", 0.0),
     )
 
 

@@ -34,7 +34,7 @@ AUGMENTATIONS = {"affine": Affine, "crop": Crop, "edm": EDMAugment, "elastic": E
 FAMILIES = {
     "process": (processes, _processes()),
     "parameterization": (parameterizations, ("noise", "data", "v", "velocity", "score", "edm")),
-    "times": (times, ("uniform", "stratified", "log_normal", "logit_normal", "mode")),
+    "times": (times, ("uniform", "stratified", "log_snr", "log_normal", "logit_normal", "mode")),
     "weighting": (weightings, ("edm", "min_snr", "p2", "sigmoid", "likelihood")),
     "solver": (solvers, _solvers()),
     "grid": (grids, ("uniform", "quadratic", "cosine", "shifted", "log_snr", "karras")),

@@ -37,8 +37,6 @@ class Dataset:
       value_range: (lowest, highest) value of an example, or None for unbounded vectors.
       levels: number of equally spaced values in the range (17 for digits), or None: continuous.
       shift, scale: of the model's scale.
-      margin: how far, in levels, the two ends of the range are moved out on the model's scale. Many values
-        lie exactly at an end, clipped there: beyond a gap, small errors of a model leave them there.
       source: random access to every training example as it is stored, where the set is too large for
         the memory (`sources.Guarded`); else None.
     """
@@ -51,7 +49,6 @@ class Dataset:
     levels: int | None = None
     shift: float = 0.0
     scale: float = 1.0
-    margin: float = 0.0
     source: object = None
 
     @property
@@ -62,7 +59,7 @@ class Dataset:
     @property
     def sigma_data(self):
         """Standard deviation of the training values on the model's scale."""
-        return float(np.std(self.to_model(self.train["x"]), dtype=np.float64))
+        return float(np.std(self.train["x"], dtype=np.float64) / self.scale)
 
     def examples(self, label=True):
         """`Examples` to train on, with labels where there are and `label`; images as unsigned bytes."""
@@ -81,9 +78,6 @@ class Dataset:
 
     def to_model(self, x):
         """Data units to the model's scale; any array type, any shape."""
-        if self.margin:
-            low, high = self.value_range
-            x = x + self.margin * self._step * ((x >= high) * 1.0 - (x <= low) * 1.0)
         return (x - self.shift) / self.scale
 
     def from_model(self, x):
@@ -95,17 +89,11 @@ class Dataset:
         if self.value_range is None:
             return x
         low, high = self.value_range
+        x = np.clip(x, low, high)
         if self.levels is None:
-            return np.clip(x, low, high)
-        step, gap = self._step, self._step * (1 + self.margin) / 2
-        inner = np.clip(low + step * np.round((x - low) / step), low + step, high - step)
-        ends = [x <= low + step - gap, x >= high - step + gap]  # the nearer of an end and its neighbour
-        return np.select(ends, [low, high], inner).astype(np.float32)
-
-    @property
-    def _step(self):
-        low, high = self.value_range
-        return (high - low) / (self.levels - 1)
+            return x
+        step = (high - low) / (self.levels - 1)
+        return (low + step * np.round((x - low) / step)).astype(np.float32)
 
 
 def check_finite(where, x):

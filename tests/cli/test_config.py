@@ -41,12 +41,7 @@ def test_the_record_tells_other_data(digits):
 
 
 def test_bare_edm_takes_the_deviation_of_the_data(digits):
-    given = Train(parameterization="edm", margin=0.0)
-    assert resolve(given, digits)["parameterization"] == "edm(sigma_data=0.5)"
-    moved = resolve(Train(margin=1.0), digits)["parameterization"]
-    assert 0.5 < float(moved.removeprefix("edm(sigma_data=").removesuffix(")")) < 0.6
-    with pytest.raises(ValueError, match="margin to be 0 or"):
-        resolve(Train(margin=-1.0), digits)
+    assert resolve(Train(parameterization="edm"), digits)["parameterization"] == "edm(sigma_data=0.5)"
 
 
 def test_the_default_job_is_built_with_its_augmentation(digits):

@@ -30,17 +30,6 @@ def test_from_model_inverts_rounds_and_clips():
     np.testing.assert_allclose(free.from_model(free.to_model(values)), values, atol=1e-5)
 
 
-def test_a_margin_moves_the_ends_out_and_back():
-    plain, data = _images(), _images(margin=1.0)
-    values = np.arange(17.0, dtype=np.float32)
-    moved = data.to_model(values) * data.scale + data.shift
-    np.testing.assert_allclose(moved, [-1, *range(1, 16), 17], atol=1e-5)
-    np.testing.assert_array_equal(data.from_model(data.to_model(values)), values)
-    near = np.array([-3, -0.1, 0.1, 0.9, 15.1, 15.9, 16.1, 40], np.float32)  # the ends' halves of their gaps
-    np.testing.assert_array_equal(data.from_model(plain.to_model(near)), [0, 0, 1, 1, 15, 15, 16, 16])
-    np.testing.assert_allclose(data.sigma_data, np.std(data.to_model(data.train["x"])), rtol=1e-5)
-
-
 def test_rounding_follows_a_range_that_does_not_start_at_zero():
     data = _images(value_range=(-1.0, 1.0), levels=5)
     got = data.from_model(data.to_model(np.array([-0.8, -0.7, 0.1, 0.3])))
