@@ -42,7 +42,7 @@ def launch(words):
     command = words[cut + 1 :]
     if command[:1] != ["train"] or given.processes < 1 or given.devices < 1:
         print(
-            "jaxdiff: expected positive numbers and a command, as in jaxdiff launch -n 2 -- train --data moons",
+            "jaxdiff: expected positive numbers and a command: jaxdiff launch -n 2 -- train --data moons",
             file=sys.stderr,
         )
         return 2

@@ -173,4 +173,4 @@ def test_one_command_line_trains_and_samples_over_processes(whole):
 @pytest.mark.parametrize("words", [["-n", "2"], ["-n", "2", "--", "sample", "x"], ["-n", "0", "--", "train"]])
 def test_launch_wants_processes_and_a_run_to_train(words, capsys):
     assert main(["launch", *words]) == 2
-    assert "as in jaxdiff launch -n 2 -- train" in capsys.readouterr().err
+    assert "command: jaxdiff launch -n 2 -- train" in capsys.readouterr().err
