@@ -27,6 +27,7 @@ def test_exact_assignment_is_the_best_permutation():
     np.testing.assert_array_equal(jd.couplings.independent(KEY, X0, X1), X1)
 
 
+@pytest.mark.slow
 def test_the_sinkhorn_plan_has_uniform_marginals_and_tends_to_the_assignment():
     table = jd.couplings.costs(X0, X1)
     for share in (1.0, 0.1):

@@ -42,6 +42,7 @@ def test_the_estimated_trace_is_unbiased():
     assert float(many.std()) < 0.6 * float(one.std())
 
 
+@pytest.mark.slow
 def test_hutch_plus_plus_is_closer_for_the_same_derivatives():
     """Jacobians of few large directions: two thirds of the derivatives go where the trace is."""
     process = jd.processes.VP()
@@ -67,6 +68,7 @@ def test_hutch_plus_plus_is_closer_for_the_same_derivatives():
     assert float(better.std()) < 0.7 * float(plain.std())
 
 
+@pytest.mark.slow
 def test_the_density_given_a_second_endpoint():
     process = jd.processes.BrownianBridge(0.7, t_min=1e-4)
     x0 = MIXTURE.sample(jax.random.key(0), 32)

@@ -89,6 +89,7 @@ def test_state_is_float32_around_a_bfloat16_network():
     np.testing.assert_allclose(out, jd.sample(KEYS, DENOISE, VP, ODE, GRID, x=jnp.ones((16, 2))), atol=0.1)
 
 
+@pytest.mark.slow
 def test_gradients_reach_start_grid_and_denoiser():
     x = jnp.ones((3, 2))
 

@@ -77,6 +77,7 @@ def test_train_prints_configuration_table_and_paths(run, data, capsys):
     assert f"{run}/samples.png" in out and "from step 12" in error
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_is_bit_for_bit_the_same(finished, data, tmp_path, capsys, monkeypatch):
     whole = inspected(finished, capsys)
     from jaxdiff.training.recorder import Recorder
@@ -147,6 +148,7 @@ def test_sample_takes_another_solver_grid_and_guidance(run, tmp_path, capsys):
     assert np.isfinite(np.load(tmp_path / "s.npz")["x"]).all()
 
 
+@pytest.mark.slow
 def test_evaluate_needs_only_the_run(run, capsys):
     assert main(["evaluate", str(run), "-n", "16"]) == 0
     out = capsys.readouterr().out
@@ -252,6 +254,7 @@ def test_another_configuration_is_refused_by_field_and_the_run_is_kept(run, data
     assert inspected(run, capsys) == before
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_checkpoint(data, tmp_path, capsys):
     out = tmp_path / "run"
     command = words(data, out, "--checkpoint-every", "1", "--decay", "constant")
@@ -283,6 +286,7 @@ def test_list_names_what_there_is(capsys):
         assert name in out
 
 
+@pytest.mark.slow
 def test_python_m_jaxdiff_and_a_fault_is_no_bad_input(capsys, monkeypatch):
     result = subprocess.run(
         [sys.executable, "-m", "jaxdiff", "--help"], capture_output=True, text=True, timeout=60,

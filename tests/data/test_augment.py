@@ -19,6 +19,7 @@ def test_no_map_is_the_identity():
     np.testing.assert_allclose(warp(x, EYE, jnp.zeros(2)), x, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_whole_pixel_shift_moves_down_and_right_over_the_background():
     got = warp(_ramp(), EYE, jnp.array([2.0, 1.0]), background=-1.0)[..., 0]
     np.testing.assert_allclose(got[2:, 1:], _ramp()[:-2, :-1, 0], atol=1e-5)

@@ -42,6 +42,7 @@ def test_grey_levels_stay_whole_and_the_scale_does_not_matter():
     np.testing.assert_array_equal(same, vector)
 
 
+@pytest.mark.slow
 def test_turns_and_slants_keep_the_extent_of_the_ink():
     bar = np.zeros((1, 8, 8, 1), np.float32)
     bar[0, 1:7, 3:5] = 1.0
@@ -55,6 +56,7 @@ def test_turns_and_slants_keep_the_extent_of_the_ink():
     assert np.all(np.asarray(blank) == 0)
 
 
+@pytest.mark.slow
 def test_an_example_is_its_own_keys_alone():
     elastic = jd.data.Elastic()
     whole, few = elastic(fresh_keys(), IMAGES)[0], elastic(fresh_keys()[5:9], IMAGES[5:9])[0]

@@ -77,6 +77,7 @@ def test_a_set_is_not_overwritten(tmp_path):
         write_tfds({"x": X[:2]}, tmp_path)
 
 
+@pytest.mark.slow
 def test_tensorflow_is_never_imported(tmp_path):
     script = (
         "import sys, numpy as np, jaxdiff.data as data\n"

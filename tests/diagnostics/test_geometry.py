@@ -18,6 +18,7 @@ def low_rank():
     return bases, jd.testing.gaussian_mixture(np.zeros((2, 12)), covariances, np.array([0.5, 0.5]))
 
 
+@pytest.mark.slow
 def test_asymmetry():
     x = jax.random.normal(jax.random.key(0), (5, 2))
     matrix = jnp.array([[1.0, 2.0], [0.0, 1.0]])
@@ -64,6 +65,7 @@ def test_intrinsic_dimension_and_subspaces():
         D.subspace_error(one, jnp.eye(4)[:, :3])
 
 
+@pytest.mark.slow
 def test_the_denoiser_of_subspaces_is_the_exact_one():
     bases, target = low_rank()
     x, t = jax.random.normal(jax.random.key(0), (6, 12)), jnp.linspace(0.2, 0.9, 6)

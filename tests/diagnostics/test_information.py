@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxdiff as jd
 
@@ -30,6 +31,7 @@ def test_the_information_of_a_gaussian_pair():
     assert np.corrcoef(i, exact[:, 0])[0, 1] > 0.8  # also example by example
 
 
+@pytest.mark.slow
 def test_an_exclusive_or_is_all_synergy():
     """x0 is the parity of two fair bits: each alone tells nothing, both tell one bit."""
     bits = jax.random.bernoulli(jax.random.key(0), 0.5, (2000, 2)).astype(jnp.float32)

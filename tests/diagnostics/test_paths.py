@@ -12,6 +12,7 @@ MEANS = np.array([[-2.0], [0.0], [2.0]])
 TARGET = jd.testing.gaussian_mixture(MEANS, np.full(3, 4e-3), np.full(3, 1 / 3))
 
 
+@pytest.mark.slow
 def test_fokker_planck_profile():
     x0 = TARGET.sample(jax.random.key(0), 64)
     times = np.array([0.2, 0.5, 0.8])
@@ -26,6 +27,7 @@ def test_fokker_planck_profile():
     assert np.all(wrong > 20 * exact + 1e-2)
 
 
+@pytest.mark.slow
 def test_the_gap_of_ode_and_sde_is_the_denoisers_error():
     keys, grid = jax.random.split(jax.random.key(0), 1500), jd.grids.log_snr(VP, 60)
     exact = TARGET.denoiser(VP)

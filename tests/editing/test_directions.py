@@ -58,6 +58,7 @@ def test_a_shift_at_the_mixing_step_flips_the_attribute():
     assert abs(float(jnp.mean(jnp.abs(end[was, 0])))) < 1.0  # too late: off the modes
 
 
+@pytest.mark.slow
 def test_contrastive_directions():
     rng = jax.random.key(0)
     common = jax.random.normal(rng, (3, 1, 20))

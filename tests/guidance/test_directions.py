@@ -66,6 +66,7 @@ def test_bands_have_their_own_scales():
         G.frequency_decoupled(cond, uncond, [1.0, 1.0])(jnp.zeros((1, 7, 8, 1)), 0.5)
 
 
+@pytest.mark.slow
 def test_an_exact_classifier_gives_the_exact_conditional():
     means, process, t = np.array([[1.0, 0.0], [-1.0, 0.5]]), VP, 0.4
     parts = [jd.testing.gaussian(m, np.full(2, 0.3)) for m in means]
@@ -119,6 +120,27 @@ def test_momentum_and_precision_remember():
     strength = (later - uncond(calm, 0.5)) / (cond(calm, 0.5) - uncond(calm, 0.5))
     assert float(strength[:, :4].mean()) < 1.5 < float(strength[:, 4:].mean())
     assert np.isfinite(run(one, pair)).all()
+
+
+def test_a_precision_per_value_and_a_scale_per_example():
+    guide = G.precision_weighted(jd.solvers.ddim(), jnp.array([0.0, 1.0, 2.0, 3.0]))
+    first, _ = guide.guide(X, 0.5, (cond(X, 0.5), uncond(X, 0.5)), guide.start(X))
+    plain = G.classifier_free(cond, uncond, jnp.array([0.0, 1.0, 2.0, 3.0]))(X, 0.5)
+    np.testing.assert_allclose(first, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_precision_finds_what_can_be_predicted():
+    """Values of known spread: the running variance over the steps ranks them as they are."""
+    spread = np.geomspace(0.01, 1.0, 32)
+    sure = jd.testing.gaussian(np.linspace(-1, 1, 32)[::-1].copy(), spread).denoiser(VP)
+    solver = G.precision_weighted(jd.solvers.ddim(), 2.0)
+    keys, grid = jax.random.split(jax.random.key(0), 64), jd.grids.log_snr(VP, 20)
+    pair = lambda x, t: (sure(x, t), 0.9 * sure(x, t))  # noqa: E731
+    _, state = jd.sample(keys, pair, VP, solver, grid, shape=(32,), save="state")
+    precision = (1 / (state.memory[1] + 1e-4)).mean(0)
+    ranks = np.argsort(np.argsort(precision))
+    assert np.corrcoef(ranks, -np.arange(32))[0, 1] > 0.7, ranks
 
 
 @pytest.mark.slow

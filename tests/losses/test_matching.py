@@ -40,6 +40,7 @@ def test_optimal_transport_lowers_the_least_loss():
     assert coupled < 0.5 * plain
 
 
+@pytest.mark.slow
 def test_interpolant_velocity_between_two_gaussians():
     """The least loss is at the closed-form velocity of a linear interpolant between independent Gaussians."""
     process = jd.processes.StochasticInterpolant(scale=0.5)
@@ -72,6 +73,7 @@ def test_interpolant_velocity_between_two_gaussians():
     assert losses[0] < min(losses[1:]) - 1e-3, losses
 
 
+@pytest.mark.slow
 @pytest.mark.keys_again
 def test_mean_flow_is_solved_by_the_exact_average_velocity():
     """For one Gaussian the flow is linear, x_r = s_r / s_t x_t, and so is its average velocity."""

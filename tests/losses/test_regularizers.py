@@ -55,6 +55,7 @@ def test_exact_densities_obey_the_fokker_planck_equation(process):
     np.testing.assert_allclose(estimate, exact, atol=0.05 * float(jnp.abs(exact).max()) + 0.3)
 
 
+@pytest.mark.slow
 def test_context_is_a_set():
     x = jax.random.normal(jax.random.key(18), (2, 5, 4, 3))
     pad = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))

@@ -30,6 +30,7 @@ def test_group_norm_equals_reference(shape, groups, per_example):
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_group_norm_gradient_equals_plain():
     x = jax.random.normal(jax.random.key(0), (2, 3, 3, 8))
     scale, shift = jnp.linspace(0.5, 2.0, 8), jnp.linspace(-1.0, 1.0, 8)

@@ -43,6 +43,9 @@ def applied(name, **fields):
 
 
 every = pytest.mark.parametrize("name", list(SMALL))
+slow_but_mlp = pytest.mark.parametrize("name", [
+    name if name == "MLP" else pytest.param(name, marks=pytest.mark.slow) for name in SMALL
+])
 
 
 @every
@@ -81,7 +84,7 @@ def test_none_is_the_null_class_and_the_zero_vector(name):
     )
 
 
-@every
+@slow_but_mlp
 def test_scalar_c_noise_is_broadcast(name):
     _, _, params, x, _ = network(name)
     np.testing.assert_array_equal(
@@ -100,7 +103,7 @@ def test_examples_do_not_see_each_other_nor_their_order(name):
     np.testing.assert_allclose(permuted, out[order], atol=1e-5)
 
 
-@every
+@slow_but_mlp
 def test_dropout_is_active_exactly_with_keys(name):
     _, _, params, x, c_noise = network(name, dropout=0.5)
     apply = applied(name, dropout=0.5)

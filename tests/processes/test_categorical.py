@@ -19,6 +19,10 @@ PROCESSES = {
     "gaussian": processes.discretised_gaussian(K, schedules.cosine()),
 }
 each = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+first = pytest.mark.parametrize("process", [  # the others are compiled for themselves, and slow
+    pytest.param(process, id=name, marks=[pytest.mark.slow] if i else []) for i, (name, process) in
+    enumerate(PROCESSES.items())
+])  # fmt: skip
 
 
 def matrix(process, t, s=None):
@@ -82,7 +86,7 @@ def test_the_model_posterior_is_the_mean_over_clean_tokens(process, x64):
     np.testing.assert_allclose(got, sum(w * q for w, q in zip(p, each_one, strict=True)), atol=1e-6)
 
 
-@each
+@first
 def test_draws_follow_the_formulas(process):
     n, t, s = 40000, 0.6, 0.25
     atol = 4 * 0.5 / np.sqrt(n)
@@ -129,6 +133,7 @@ def test_the_gaussian_process_has_the_variance_it_says():
     assert abs((q * d**2).sum() / (-np.log(0.99) / (1 - np.cos(np.pi / 64))) - 1) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_schedule_per_token_gives_each_token_its_own_share(x64):
     powers = np.array([0.5, 1.0, 3.0])
     process = processes.absorbing(5, schedules.polynomial(powers))

@@ -47,6 +47,7 @@ def field(points, process):
     return denoise
 
 
+@pytest.mark.slow
 def test_field_lines_end_at_the_data_in_equal_shares():
     points = jnp.array([[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5], [0.2, 0.1]])
     for D in (1.0, 16.0):
@@ -65,6 +66,7 @@ def test_field_lines_end_at_the_data_in_equal_shares():
         np.testing.assert_allclose(shares, 0.25, atol=0.04)
 
 
+@pytest.mark.slow
 def test_the_density_of_a_poisson_flow_within_a_hundredth_of_a_nat(x64):
     """Points under the kernel are a mixture of Student-t laws; the prior is one as well."""
     process = P.PoissonFlow(4.0, t_min=0.3, t_max=300.0)

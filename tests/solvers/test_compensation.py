@@ -86,6 +86,7 @@ def test_regression_reaches_unseen_settings():
         solvers.CompensationRegression.fit(fits[:1])
 
 
+@pytest.mark.slow
 def test_gradients_reach_ratios_and_wrong_settings_are_refused():
     run, exact = paths(4.0, 6, jnp.ones((3, 2)))
     slope = jax.grad(lambda r: jnp.mean((run(solvers.dc_solver(r))[-1] - exact[-1]) ** 2))(jnp.ones(6))

@@ -67,6 +67,7 @@ def test_reversible_gradients_under_vmap_of_parameters():
     np.testing.assert_allclose(found, [of_scale(s, "full") for s in scales], rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_last_evaluations_alone(x64):
     """A walk cut after k evaluations is the full gradient of the rest, from a start that is constant."""
     numbers, grid, x = arguments()

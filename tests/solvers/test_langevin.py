@@ -181,6 +181,7 @@ def test_a_sample_depends_on_its_key_alone(x64):
     testing.key_reuse(run, jax.random.split(jax.random.key(1), 3))
 
 
+@pytest.mark.slow
 def test_gradients_and_traced_numbers():
     process, grid = processes.VP(), jd.grids.uniform(processes.VP(), 4)
     keys = jax.random.split(jax.random.key(0), 4)

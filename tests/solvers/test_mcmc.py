@@ -63,6 +63,7 @@ def test_the_chain_keeps_the_law_of_the_product_space(process):
         np.testing.assert_allclose(np.cov(here.T), cov, atol=(bound + 0.04) * cov.max())
 
 
+@pytest.mark.slow
 def test_the_chain_finds_every_mode_through_the_high_levels():
     """From one mode at the lowest level, weights and levels come right."""
     process, n = processes.EDM(), 4000

@@ -18,6 +18,7 @@ def between(process, steps):
     return np.minimum(grid, process.t_max)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coordinate", ["log_snr", "sigma", "time"])
 def test_second_order_and_undone_to_rounding(x64, coordinate):
     for process in PROCESSES:

@@ -97,6 +97,7 @@ def test_gaussian_start_has_the_moments_of_noisy_data():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [None, np.arange(1.0, 17.0) / 136])
 def test_transport_masses_match(weights):
     points = RNG.normal(size=(16, 2, 1)) + 3.0

@@ -29,6 +29,7 @@ def tuned():
     return S.tune(jax.random.key(0), TARGET.denoiser(VP), VP, 6, shape=(2,), proposals=96, updates=25)
 
 
+@pytest.mark.slow
 def test_a_tuned_solver_is_many_times_closer_on_fresh_noises(tuned):
     assert tuned.rows.nfe == 6 and dict(tuned.about)["kept"] == "tuned"
     assert median(tuned) < 0.1 * median(S.default(VP, 6))

@@ -59,6 +59,7 @@ def sharded(start):
     return {mesh: one_step(start, mesh, 8) for mesh in ("data=8", "fsdp=8", "data=2,fsdp=2,tensor=2")}
 
 
+@pytest.mark.slow
 @pytest.mark.keys_again
 def test_a_mesh_changes_an_update_by_rounding_alone(single, sharded):
     for mesh, (state, metrics, _, _) in sharded.items():
@@ -68,6 +69,7 @@ def test_a_mesh_changes_an_update_by_rounding_alone(single, sharded):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.keys_again
 def test_each_device_does_and_holds_its_share(single, sharded):
     whole = single[2].cost_analysis()["flops"]
@@ -78,6 +80,7 @@ def test_each_device_does_and_holds_its_share(single, sharded):
     assert sharded["data=2,fsdp=2,tensor=2"][2].memory_analysis().argument_size_in_bytes < held / 3
 
 
+@pytest.mark.slow
 @pytest.mark.keys_again
 def test_averages_and_moments_lie_where_their_parameters_do(sharded):
     state = sharded["data=2,fsdp=2,tensor=2"][3]
@@ -101,6 +104,7 @@ def collective_bytes(program, kind):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.keys_again
 def test_data_parallel_steps_send_one_gradient(sharded):
     """The gradient once, and a few scalars; nothing is gathered."""
@@ -110,6 +114,7 @@ def test_data_parallel_steps_send_one_gradient(sharded):
     assert "all-gather" not in program.as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.keys_again
 def test_fsdp_gathers_parameters_and_no_activations(sharded):
     """Forward and backward pass may gather each parameter; the activations would be far more."""

@@ -33,6 +33,7 @@ BLOCKED = """
 """
 
 
+@pytest.mark.slow
 def test_a_call_that_never_returns_is_ended():
     begin = time.monotonic()
     done = run(BLOCKED, "CDLL")
