@@ -64,8 +64,8 @@ with distributed.together():
     try:
         state = training.fit(
             start, loss, data, steps=STEPS, batch_size=BATCH, out=given.out, mesh=given.mesh, log_every=1,
-            optimizer=optax.sgd(0.3, momentum=0.9), parallel=given.parallel, checkpoint_every=5, progress=False,
-            config={"steps": STEPS},
+            optimizer=optax.sgd(0.3, momentum=0.9), parallel=given.parallel, checkpoint_every=5,
+            config={"steps": STEPS}, progress=False,
         )
     except training.Interrupted as stop:
         print(f"interrupted at {stop.step}", flush=True)

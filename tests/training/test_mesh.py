@@ -130,8 +130,9 @@ def test_sizes_of_a_mesh():
 
 
 @pytest.mark.parametrize("mesh, words", [
-    ("data=3", "number of devices, 8"), ("model=8", "data, fsdp, tensor, got 'model'"), ("data", "words such as"),
-    ("data=-1,fsdp=-1", "at most one of -1"), ("data=0", "at least 1"), ("fsdp=3,data=-1", "number of devices"),
+    ("data=3", "number of devices, 8"), ("model=8", "data, fsdp, tensor, got 'model'"),
+    ("data", "words such as"), ("data=-1,fsdp=-1", "at most one of -1"), ("data=0", "at least 1"),
+    ("fsdp=3,data=-1", "number of devices"),
 ])
 def test_a_mesh_that_does_not_fit_is_named(mesh, words):
     with pytest.raises(ValueError, match=words):
@@ -146,7 +147,8 @@ def test_pmap_has_the_data_axis_alone():
 
 def test_arrays_that_an_axis_does_not_divide_stay_whole():
     shapes = {
-        "qkv/kernel": np.zeros((60, 90)), "small/kernel": np.zeros((8, 8)), "conv_in/kernel": np.zeros((3, 3, 64, 64)),
+        "qkv/kernel": np.zeros((60, 90)), "small/kernel": np.zeros((8, 8)),
+        "conv_in/kernel": np.zeros((3, 3, 64, 64)),
     }
     specs = mesh_.specs(shapes, {"data": 1, "fsdp": 8, "tensor": 4})
     assert specs["qkv/kernel"] == P(None, None) and specs["small/kernel"] == P(None, None)

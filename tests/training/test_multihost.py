@@ -137,8 +137,8 @@ def test_an_exception_on_one_process_ends_all(whole):
 
 
 @pytest.mark.parametrize("given, words", [
-    (("nowhere",), "auto or HOST:PORT"), (("127.0.0.1:1", 2, 2), "process_id in"), (("auto", 2), "no processes"),
-    (("127.0.0.1:1", 2, 0, 0), "heartbeat of at least 1"),
+    (("nowhere",), "auto or HOST:PORT"), (("127.0.0.1:1", 2, 2), "process_id in"),
+    (("auto", 2), "no processes"), (("127.0.0.1:1", 2, 0, 0), "heartbeat of at least 1"),
 ])
 def test_numbers_that_do_not_go_together(given, words):
     with pytest.raises(ValueError, match=words):
@@ -161,7 +161,8 @@ def test_one_command_line_trains_and_samples_over_processes(whole):
     words += ["--samples", "100", "--out", str(run)]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(whole.folder.parent / "cache")}
     done = subprocess.run(
-        [sys.executable, "-m", "jaxdiff", *words], env=environment, capture_output=True, text=True, timeout=LIMIT
+        [sys.executable, "-m", "jaxdiff", *words], env=environment, capture_output=True, text=True,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained to step 20") == 1 and (run / "metrics.json").exists()
