@@ -1,12 +1,12 @@
 """Bytes that a train step moves, and memory per device, on up to 256 devices that need not be there.
 
-Each count of devices and each layout (every device holds the state, or a part of it: fsdp) is compiled ahead of
-time in a process of its own, from the update that `fit` runs:
+Each count of devices and each layout (every device holds the state, or a part of it: fsdp) is compiled ahead
+of time in a process of its own, from the update that `fit` runs:
 
-    python benchmarks/scaling.py [--model "DiT-S/2(width=512, heads=8, depth=4)"] [--shape 32 32 4] [--batch 32] [--save]
+    python benchmarks/scaling.py [--model "DiT-S/2(depth=4)"] [--shape 32 32 4] [--batch 32] [--save]
 
-The projected efficiency is that of rings which nothing hides, a lower bound, at the stated peak and interconnect.
-A table takes some minutes.
+The projected efficiency is that of rings which nothing hides, a lower bound, at the stated peak and
+interconnect. A table takes some minutes.
 """
 
 import argparse
@@ -67,7 +67,8 @@ def measure(model, shape, batch, layout):
     step = mesh.compile(dispatch, state).lower(state, {}, items, key).compile()
     memory, cost = step.memory_analysis(), step.cost_analysis()
     return {
-        "devices": devices, "layout": layout, "parameters": training.parameter_count(params), "flops": cost["flops"],
+        "devices": devices, "layout": layout, "parameters": training.parameter_count(params),
+        "flops": cost["flops"],
         "arguments": memory.argument_size_in_bytes, "temporary": memory.temp_size_in_bytes,
         "collectives": collective_bytes(step.as_text()),
     }
@@ -114,12 +115,12 @@ def main():
     ]
     count = figures[0]["parameters"]
     lines = [
-        f"{given.model}, {count:,} parameters ({count * 4 / 1e6:.1f} MB in float32), {given.batch} examples of "
-        f"shape {tuple(given.shape)} a device;",
+        f"{given.model}, {count:,} parameters ({count * 4 / 1e6:.1f} MB in float32), {given.batch} examples "
+        f"of shape {tuple(given.shape)} a device;",
         f"{given.peak / 1e12:g} TFLOP/s and {given.bandwidth / 1e9:g} GB/s a device are assumed.",
         "",
-        "| layout | devices | GFLOP a device | MB of collectives' results | MB sent by rings | MB of state and "
-        "batch | MB of temporaries | efficiency |",
+        "| layout | devices | GFLOP a device | MB of collectives' results | MB sent by rings | MB of state "
+        "and batch | MB of temporaries | efficiency |",
         "|---|---|---|---|---|---|---|---|",
         *(row(each, given.peak, given.bandwidth) for each in figures),
     ]

@@ -32,7 +32,7 @@ def build(data):
     config = resolve(Train(data=data, evaluate=False), dataset)
     job = job_.build_job(config)
     params = jd.training.init_params(job.model, jax.random.key(0), job.shape)
-    return config, params, job_.objective(job, config), job_.optimizer(config), job_.arrays(job, config, dataset)
+    return config, params, job_.objective(job, config), job_.optimizer(config), job_.arrays(job, dataset)
 
 
 def bare(config, params, loss, optimizer, arrays):

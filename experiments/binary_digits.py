@@ -6,8 +6,8 @@
 Real 8 x 8 digits, a pixel set where its grey level is 8 of 16 or more. The Bernoulli process flips bits
 towards coin tosses (Wang et al. (2023), arXiv:2304.04820); the absorbing one hides them. Prints bits per
 dimension of held-out digits (both are bounds) beside pixels drawn each by its own frequency, and saves a
-picture of data and samples. Seen: .378 for flipped and .374 for masked bits (.372 and .359 of the digits trained
-on), .566 for single pixels.
+picture of data and samples. Seen: .378 for flipped and .374 for masked bits (.372 and .359 of the training
+digits), .566 for single pixels.
 """
 
 import argparse

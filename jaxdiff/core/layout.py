@@ -23,8 +23,8 @@ def constrain_batch(x):
 
     Networks call it at the ends of their blocks: with parameters that are cut too, the compiler would else
     be free to cut features in place of examples and to send activations, which are larger than parameters.
-    Convolutions and attention call it too: left to itself, XLA's partitioner gave their gradients wrong numbers
-    on a mesh of three axes (jax 0.10.2 and 0.12).
+    Convolutions and attention call it too: left to itself, XLA's partitioner gave their gradients wrong
+    numbers on a mesh of three axes (jax 0.10.2 and 0.12).
     """
     sharding = _BATCH.get()
     return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)

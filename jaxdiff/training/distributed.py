@@ -99,9 +99,11 @@ def broadcast(tree):
     # bytes: a sum over processes would turn -0.0 into 0.0
     flat = jax.tree.map(lambda a: np.frombuffer(np.asarray(a).tobytes(), np.uint8), tree)
     sent = multihost_utils.broadcast_one_to_all(flat)
-    return jax.tree.map(
-        lambda a, b: np.frombuffer(np.asarray(b).tobytes(), np.asarray(a).dtype).reshape(np.shape(a)), tree, sent
-    )
+
+    def leaf(like, sent):
+        return np.frombuffer(np.asarray(sent).tobytes(), np.asarray(like).dtype).reshape(np.shape(like))
+
+    return jax.tree.map(leaf, tree, sent)
 
 
 def check_same(what, words):

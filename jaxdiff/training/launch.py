@@ -52,8 +52,9 @@ def launch(arguments, processes, devices=1, heartbeat=10, environment=None, outp
 
 
 def wait(running, grace=GRACE, limit=None):
-    """Waits until all processes have ended; once one has failed, kills those still there after `grace` seconds.
+    """Waits until all processes have ended.
 
+    Once one has failed, kills those that are still there after `grace` seconds, and all after `limit`.
     SIGTERM would not do: jax takes it for a notice to save.
 
     Returns:

@@ -42,8 +42,8 @@ def mesh_sizes(mesh, devices):
     known = math.prod(size for size in sizes.values() if size != -1)
     if len(free) > 1 or (devices % known if free else known != devices):
         raise ValueError(
-            f"mesh: expected sizes whose product is the number of devices, {devices}, with at most one of -1, "
-            f"got {given}; write for instance data=-1"
+            f"mesh: expected sizes whose product is the number of devices, {devices}, with at most one of "
+            f"-1, got {given}; write for instance data=-1"
         )
     return sizes | {name: devices // known for name in free}
 

@@ -16,7 +16,7 @@ AXIS = "data"
 
 
 class Parallel(NamedTuple):
-    """How arrays are laid out over the devices, those of other processes included, and a dispatch is compiled.
+    """How arrays lie on the devices, those of other processes included, and a dispatch is compiled.
 
     Attributes:
       mode: `pmap` or `jit`.
@@ -184,8 +184,8 @@ def _part(sharding, parts):
     low, high = min(low for low, _ in held), max(high for _, high in held)
     if len(held) != high - low or parts % len(held) or low % len(held):
         raise ValueError(
-            f"mesh: expected each process to hold neighbouring examples, got parts {sorted(held)} of {parts}; "
-            "make the axis tensor divide the devices of a process, or the other way round"
+            "mesh: expected each process to hold neighbouring examples, got parts "
+            f"{sorted(held)} of {parts}; make the axis tensor divide the devices of a process, or they it"
         )
     return low // len(held), parts // len(held)
 
