@@ -99,7 +99,7 @@ class Train:
     steps: Annotated[int | None, _arg("N")] = None
     batch_size: Annotated[int | None, _arg("N")] = None
     seed: int = 0
-    checkpoint_every: int = 500
+    checkpoint_every: Annotated[int | None, _arg("N")] = None
     model: Annotated[str | None, _NAMED] = None
     process: Annotated[str | None, _NAMED] = None
     parallel: Annotated[str, tyro.conf.arg(metavar="auto|pmap|jit")] = "auto"

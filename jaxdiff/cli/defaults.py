@@ -1,6 +1,7 @@
 """Default settings by data set."""
 
 COMMON = {
+    "checkpoint_every": 500,
     "weighting": "none",
     "augment": "none",
     "augment_told": True,
@@ -43,6 +44,7 @@ VECTORS = COMMON | {
     "learning_rate": 5e-3,
     "ema": ("400",),
     "picture_every": 0,
+    "checkpoint_every": 2000,  # a step is a few milliseconds, a checkpoint a hundred
     "solver": "heun",
     "grid": "uniform",
     "sample_steps": 25,

@@ -20,7 +20,9 @@ def test_defaults_go_by_data_and_given_settings_win(digits):
     assert config["model"].startswith("UNet") and config["conditional"] is True
     toy = resolve(Train(data="moons"), jd.data.load("moons"))
     assert toy["model"].startswith("MLP") and toy["process"] == "RectifiedFlow"
-    assert toy["out"] == "runs/moons"
+    assert toy["out"] == "runs/moons" and toy["ema"] == ["400"]
+    assert (config["checkpoint_every"], toy["checkpoint_every"]) == (500, 2000)
+    assert resolve(Train(data="moons", checkpoint_every=7), jd.data.load("moons"))["checkpoint_every"] == 7
 
 
 def test_nothing_is_left_open_and_json_holds_it(digits):
