@@ -88,8 +88,14 @@ class Recorder:
         Raises:
           FloatingPointError: if a loss or gradient was not finite, a few dispatches ago at most.
           Interrupted: after a signal, once `state` is saved.
-          CannotSave: if a checkpoint could not be written.
+          CannotSave: if the run's directory could not be written.
         """
+        try:
+            self._after(step, state, metrics)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def _after(self, step, state, metrics):
         previous, self._step = self._step, step
         if self._first:
             self._goodput.compiled()
@@ -155,7 +161,7 @@ class Recorder:
             if self._saver is not None:
                 self._saver.wait()
             advice = "lower the learning rate"
-            if self._out is not None:
+            if self._out is not None and os.path.exists(self._record_path(error.step)):
                 advice += f", or see `jaxdiff replay {self._record_path(error.step)}`"
             raise FloatingPointError(f"{error}; {self._kept()}; {advice}") from None
 
@@ -176,9 +182,8 @@ class Recorder:
             with self.patience():  # the last checkpoint is waited for
                 self._stack.__exit__(kind, error, trace)
         except OSError as failed:
-            error = error if isinstance(error, OSError) else failed
-        if isinstance(error, OSError):
-            raise self._cannot_write(error) from error
+            if not isinstance(error, CannotSave):  # else the first fault goes on
+                raise self._cannot_write(failed) from failed
 
     def _cannot_write(self, error):
         return CannotSave(

@@ -16,7 +16,7 @@ import pytest
 
 import jaxdiff.training as training
 from jaxdiff.data.arrays import batch_indices
-from jaxdiff.training import Interrupted, fingerprint, fit, read_log
+from jaxdiff.training import Interrupted, fingerprint, fit, loop, read_log
 
 X = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
 STEPS = 30
@@ -262,6 +262,17 @@ def test_skipped_steps_are_counted_told_and_resumed(tmp_path):
     with pytest.raises(Interrupted):
         train(tmp_path / "run", **options, **stop_at(13))
     assert fingerprint(train(tmp_path / "run", **options)) == fingerprint(whole)
+
+
+def test_data_that_cannot_be_read_are_no_directory_that_cannot_be_written(tmp_path, monkeypatch):
+    def read(step, count):
+        raise OSError("the disk of the data")
+
+    make_feed = loop.make_feed
+    monkeypatch.setattr(loop, "make_feed", lambda *arguments: make_feed(*arguments)._replace(items=read))
+    with pytest.raises(OSError, match="the disk of the data") as caught:
+        train(tmp_path)
+    assert not isinstance(caught.value, training.CannotSave)
 
 
 def test_too_many_skips_in_a_row_end_the_run(tmp_path):
