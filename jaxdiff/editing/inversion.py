@@ -63,6 +63,12 @@ class Latents(NamedTuple):
 def invert(denoise, process, solver, grid, x0):
     """Exact inversion by an invertible solver: the state from which it leads to `x0`, up to rounding.
 
+    A `jd.solvers.reversible_heun()` is walked upwards instead and rewound, with this denoiser or another:
+
+        rows = jd.solvers.reversible_heun().plan(process, grid[::-1])
+        x_T, state = jd.sample(None, denoise, process, rows, x=x0, save="state")
+        x0 = jd.solvers.rewind(denoise, rows, state).x
+
     Args:
       denoise: `(x, t) -> clean estimate`.
       process: forward process without a second endpoint.

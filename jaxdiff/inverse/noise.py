@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdiff.core import check_positive, dataclass
+from jaxdiff.core import check_positive, concrete, dataclass
 
 
 @dataclass
@@ -18,8 +19,12 @@ class Gaussian:
 
     def variance(self, y):
         """The variance of the noise in `y`: a number, or `(1, ...)`."""
-        del y
         sigma = jnp.asarray(self.sigma)
+        if sigma.ndim and sigma.shape != jnp.shape(y)[1:]:
+            raise ValueError(
+                f"noise_level: expected a number or one measurement's shape, {jnp.shape(y)[1:]}, got "
+                f"{sigma.shape}"
+            )
         return sigma**2 if sigma.ndim == 0 else sigma[None] ** 2
 
     def log_prob(self, y, mean):
@@ -62,8 +67,9 @@ def model(noise_level, where):
     """The noise model that a number or a model stands for."""
     if hasattr(noise_level, "log_prob"):
         return noise_level
-    if isinstance(noise_level, (int, float)) and not noise_level >= 0:
-        raise ValueError(f"{where}: expected noise_level of at least 0, got {noise_level}")
+    known = concrete(noise_level)
+    if known is not None and not np.all((known >= 0) & np.isfinite(known)):
+        raise ValueError(f"{where}: expected a finite noise_level of at least 0, got {noise_level}")
     return Gaussian(noise_level)
 
 

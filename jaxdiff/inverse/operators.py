@@ -90,10 +90,17 @@ class Mask(Operator):
     kept: jax.Array
 
     def forward(self, x):
-        return self.kept[None] * x
+        return self._shown(x) * x
 
     def adjoint(self, y):
-        return self.kept[None] * y
+        return self._shown(y) * y
+
+    def _shown(self, x):
+        """The mask with a batch axis, refused where it would broadcast to another shape."""
+        event, kept = np.shape(x)[1:], self.kept.shape
+        if len(event) != len(kept) or any(k not in (1, n) for k, n in zip(kept, event, strict=True)):
+            raise ValueError(f"mask: expected examples that fit a mask of shape {kept}, got {event}")
+        return self.kept[None]
 
     def singular(self, x):
         return jnp.broadcast_to(self.kept, x.shape[1:]).astype(x.dtype)
@@ -137,6 +144,7 @@ class Blur(Operator):
 
     def _transfer(self, x):
         height, width = self.kernel.shape
+        _check_images("blur", x)
         if height > x.shape[1] or width > x.shape[2]:
             raise ValueError(f"blur: expected images of at least {self.kernel.shape}, got {x.shape[1:]}")
         padded = jnp.zeros(x.shape[1:3], x.dtype).at[:height, :width].set(self.kernel.astype(x.dtype))
@@ -190,6 +198,7 @@ class Downsample(Operator):
         return jnp.asarray(q * np.sign(q[0, 0]), like.dtype)
 
     def _blocks(self, x):
+        _check_images("downsample", x)
         batch, height, width, channels = x.shape
         f = self.factor
         if height % f or width % f:
@@ -217,10 +226,12 @@ class Fourier(Operator):
     kept: jax.Array
 
     def forward(self, x):
+        self._check(x)
         seen = self.kept[None, ..., None] * self.to(x)
         return jnp.concatenate([seen.real, seen.imag], axis=-1).astype(x.dtype)
 
     def adjoint(self, y):
+        self._check(y)
         real, imaginary = jnp.split(y, 2, axis=-1)
         return self.back(self.kept[None, ..., None] * (real + 1j * imaginary)).astype(y.dtype)
 
@@ -234,6 +245,11 @@ class Fourier(Operator):
 
     def back(self, coefficients):
         return jnp.fft.ifft2(coefficients, axes=(1, 2), norm="ortho").real
+
+    def _check(self, x):
+        _check_images("fourier", x)
+        if x.shape[1:3] != self.kept.shape:
+            raise ValueError(f"fourier: expected images of {self.kept.shape} pixels, got {x.shape[1:3]}")
 
 
 def fourier(kept):
@@ -407,6 +423,11 @@ def nonlinear(function):
     if not callable(function):
         raise ValueError(f"nonlinear: expected a function x -> y, got {function!r}")
     return Nonlinear(function)
+
+
+def _check_images(where, x):
+    if jnp.ndim(x) != 4:
+        raise ValueError(f"{where}: expected images (batch, height, width, channels), got {jnp.shape(x)}")
 
 
 def check_measurement(operator, x, y, where):

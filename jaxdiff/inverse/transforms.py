@@ -21,6 +21,7 @@ with `r^2 = c^2 s^2 / (a^2 s^2 + c^2)`, the variance of a value of standard devi
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.core import check_count, check_positive, dataclass, match_dims, safe_divide, static_field
 from jaxdiff.inverse.krylov import conjugate_gradient
@@ -41,6 +42,8 @@ def dps(denoise, process, operator, y, noise_level, scale=None):
       scale: None for the likelihood of `noise_level`; or the size of the normalised gradient.
     """
     noise = model(noise_level, "dps")
+    if scale is None and isinstance(noise_level, (int, float)) and noise_level == 0:
+        raise ValueError("dps: expected noise_level above 0, or scale= for a measurement without noise")
 
     def guided(x, t):
         clean, pull = jax.vjp(lambda x: denoise(x, t), x)
@@ -81,7 +84,8 @@ def pigdm(denoise, process, operator, y, noise_level, sigma_data=1.0, iterations
 def tmpd(denoise, process, operator, y, noise_level):
     """Tweedie moment projection: `inner` is the diagonal of the row sums of `A V A^T`.
 
-    Boys et al. (2023), arXiv:2310.06721. Exact where `A V A^T` is diagonal.
+    Boys et al. (2023), arXiv:2310.06721. Exact where `A V A^T` is diagonal; else biased by what stands off
+    its diagonal.
     """
     noise = model(noise_level, "tmpd")
 
@@ -123,8 +127,8 @@ def mmps(denoise, process, operator, y, noise_level, iterations=5):
 def jacobian_free(denoise, process, operator, y, noise_level, sigma_data=1.0, iterations=50):
     """`outer = inner = r^2`: the network is not differentiated.
 
-    The clean estimate's posterior under independent values (Zhu et al. (2024), arXiv:2407.17877, sec. 3).
-    Exact for such data.
+    `pigdm` with the derivative of values that are independent, with deviation `sigma_data`, in place of the
+    network's. Exact for such data; else biased, as what is measured tells of nothing but itself.
 
     Args:
       sigma_data: standard deviation of the data's values.
@@ -188,7 +192,8 @@ def ddnm(denoise, process, operator, y, noise_level=0.0, iterations=50):
 def mcg(denoise, process, operator, y, noise_level, scale=0.1):
     """Manifold constrained gradient: the normalised gradient of `dps`, then the projection of `ddnm`.
 
-    Chung et al. (2022), arXiv:2206.00941. The projection takes the measurement as free of noise.
+    Chung et al. (2022), arXiv:2206.00941. The projection takes the measurement as free of noise and copies
+    it; what is not measured is led by a gradient of fixed size: biased towards the prior.
     """
     steered = dps(denoise, process, operator, y, noise_level, scale)
     return ddnm(steered, process, operator, y)
@@ -229,6 +234,11 @@ def tractable(denoise, process, operator, y, noise_level, prior, share=1.0, jitt
     if isinstance(share, (int, float)) and not 0 <= share <= 1:
         raise ValueError(f"tractable: expected share in [0, 1], got {share}")
     noise = model(noise_level, "tractable")
+    if int(np.prod(prior.event)) != prior.means.shape[1]:
+        raise ValueError(
+            f"tractable: expected means of {int(np.prod(prior.event))} values for the event {prior.event}, "
+            f"got shape {prior.means.shape}"
+        )
     size = prior.means.shape[1]
     basis = jnp.eye(size).reshape(size, *prior.event)
     flat_y = y.reshape(len(y), -1)

@@ -89,7 +89,8 @@ def latent(
         argmin_x  mean |y - A sample(x)|^2 + weight mean |x|^2 / c_T^2 + loss(sample(x))
 
     Pan et al. (2024), arXiv:2407.08019, for inpainting: the known part as measurement, and as `loss`
-    whatever else is wanted of the sample. Memory as of `sample(gradient="checkpointed")`.
+    whatever else is wanted of the sample. One point for each start, near the posterior's mode, and not a
+    draw. Memory as of `sample(gradient="checkpointed")`.
 
     Args:
       denoise, process: as of `jd.sample`.

@@ -83,7 +83,8 @@ def volume(solver, operator, y, weight=0.04, rho=10.0, iterations=1, sweeps=1):
         argmin_x |A x - y|^2 / 2 + weight |x[1:] - x[:-1]|_1
 
     Chung et al. (2023), arXiv:2211.10655, algorithm 1 (`rho`, `weight`, one sweep and one step by default).
-    Slices of one volume depend on each other; volumes on nothing else.
+    Slices of one volume depend on each other; volumes on nothing else. Biased: every estimate is made to
+    fit, so samples are too alike.
 
     Args:
       solver: a linear solver of one evaluation a step.

@@ -147,8 +147,9 @@ def replacement(operator, y, eta=1.0):
 def repaint(operator, y, jump=4, cycles=5, eta=1.0):
     """`replacement` with resampling: after every `jump` steps down, noise takes the sample as far up again.
 
-    Each stretch is walked `cycles` times, so the rest comes into harmony with what is measured. Costs
-    about `cycles` times the evaluations of the grid. Lugmayr et al. (2022), arXiv:2201.09865, sec. 4.2.
+    Each stretch is walked `cycles` times, so the rest comes into harmony with what is measured: the bias of
+    `replacement` shrinks as cycles grow and stretches become short. Costs about `cycles` times the
+    evaluations of the grid. Lugmayr et al. (2022), arXiv:2201.09865, sec. 4.2.
 
     Args:
       operator, y, eta: as of `replacement`.
@@ -176,7 +177,8 @@ def cyclic_one_way(operator, y, high=0.7, low=0.3, cycles=10, eta=1.0):
     """Cyclic one-way diffusion: the middle of the walk again and again, the seed planted in every step.
 
     Information goes from the seed, which is replaced in each step, to what surrounds it, and never back.
-    Wang et al. (2023), arXiv:2306.08247.
+    Biased as `replacement` is, however many the cycles, for each of them is one long stretch. Wang
+    et al. (2023), arXiv:2306.08247.
 
     Args:
       operator: a `mask` of the seed's place.
@@ -308,17 +310,19 @@ class FlowChef:
         for _ in range(self.updates):
             near = self.operator.at(aim)
             aim = aim + self.step_size * near.adjoint(self.y - self.operator.forward(aim))
-        return Point(row.after[0] * clean + row.after[1] * e + (aim - clean))
+        a, c = row.after
+        return Point(a * clean + c * e + (a + c) * (aim - clean))
 
 
 def flow_chef(operator, y, step_size=0.5, updates=1):
     """Gradient-skipping steering of a flow: the gradient at the clean estimate moves the point itself.
 
-        x_s = a_s D + c_s e - step_size grad_D |y - A D|^2 / 2
+        x_s = a_s D + c_s e - (a_s + c_s) step_size grad_D |y - A D|^2 / 2
 
     The derivative of the estimate with respect to the point counts as the identity, so the network is not
-    differentiated. Patel et al. (2024), arXiv:2412.00100, algorithm 1. A point estimate: samples agree with
-    the measurement, their spread is not the posterior's.
+    differentiated. With a + c = 1, as in a flow, it is the paper's step; other processes take the same way
+    in their own scale. Patel et al. (2024), arXiv:2412.00100, algorithm 1. A point estimate: samples agree
+    with the measurement, their spread is not the posterior's.
 
     Args:
       operator: any, also `nonlinear`.
@@ -330,4 +334,3 @@ def flow_chef(operator, y, step_size=0.5, updates=1):
     if isinstance(step_size, (int, float)) and not step_size > 0:
         raise ValueError(f"flow_chef: expected step_size above 0, got {step_size}")
     return FlowChef(operator, y, step_size, updates)
-

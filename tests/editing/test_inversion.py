@@ -47,12 +47,22 @@ def test_explicit_inversion_improves_with_steps_and_fixed_points_are_exact():
 def test_exact_inversion(solver):
     latents = E.invert(DENOISE, VP, solver, GRID, X0)
     back = jd.sample(None, DENOISE, VP, E.resume(latents), x=latents.x)
-    np.testing.assert_allclose(back, X0, atol=2e-4)
+    np.testing.assert_allclose(back, X0, atol=1e-5)
     if solver.name == "bdia":
         assert 0.8 < float(latents.x.std()) < 1.2  # noise, not a blow-up
     other = jd.testing.gaussian_mixture(np.array([[3.0, 0.0]]), np.array([0.1]), np.array([1.0])).denoiser(VP)
     edited = jd.sample(None, other, VP, E.resume(latents), x=latents.x)
     assert float(jnp.abs(edited - X0).mean()) > 0.5
+
+
+@pytest.mark.slow
+def test_a_reversible_solver_goes_up_and_is_rewound():
+    rows = S.reversible_heun().plan(VP, jd.grids.log_snr(VP, 240, end=VP.t_min)[::-1])
+    x_T, state = jd.sample(None, DENOISE, VP, rows, x=X0, save="state")
+    assert 0.8 < float(x_T.std()) < 1.2  # noise
+    np.testing.assert_allclose(S.rewind(DENOISE, rows, state).x, X0, atol=1e-5)
+    other = jd.testing.gaussian_mixture(np.array([[3.0, 0.0]]), np.array([0.1]), np.array([1.0])).denoiser(VP)
+    assert float(S.rewind(other, rows, state).x[:, 0].mean()) > 2.0
 
 
 @pytest.mark.parametrize("solver", [S.edict(), S.bdia()], ids=lambda s: s.name)

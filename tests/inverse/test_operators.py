@@ -134,6 +134,12 @@ def test_each_example_has_its_own_system():
     (lambda: inverse.mask([0.5, 1.0]), "0 and 1"),
     (lambda: inverse.blur(np.ones(3)), r"kernel \(height, width\)"),
     (lambda: inverse.gaussian_blur(1.0, 7).forward(jnp.zeros((1, 4, 4, 1))), r"images of at least \(7, 7\)"),
+    (lambda: inverse.mask([1, 0, 1]).forward(jnp.zeros((2, 1))), r"fit a mask of shape \(3,\), got \(1,\)"),
+    (lambda: inverse.mask(EVEN).adjoint(jnp.zeros((1, 5, 4, 1))), r"got \(5, 4, 1\)"),
+    (lambda: inverse.gaussian_blur(1.0, 3).forward(jnp.zeros((1, 16))), r"blur: expected images"),
+    (lambda: inverse.downsample(2).forward(jnp.zeros((1, 4, 4))), "downsample: expected images"),
+    (lambda: inverse.fourier(EVEN).forward(jnp.zeros((1, 4, 5, 1))), r"\(4, 4\) pixels, got \(4, 5\)"),
+    (lambda: inverse.radon(4, [0.0]).forward(jnp.zeros((1, 5, 5, 1))), r"end in \(4, 4, 1\)"),
     (lambda: inverse.downsample(0), "factor"),
     (lambda: inverse.downsample(3).forward(jnp.zeros((1, 4, 4, 1))), "that 3 divides"),
     (lambda: inverse.dense(np.ones((2, 3)), (2, 2)), r"matrix \(m, 4\)"),
@@ -142,6 +148,8 @@ def test_each_example_has_its_own_system():
     (lambda: inverse.nonlinear(3), "a function"),
     (lambda: inverse.compose(), "at least one"),
     (lambda: inverse.noise.gaussian(-1.0), "noise_level of at least 0"),
+    (lambda: inverse.noise.gaussian(np.array([0.1, np.nan])), "finite noise_level"),
+    (lambda: inverse.noise.gaussian(np.ones(3)).variance(jnp.zeros((5, 2))), r"shape, \(2,\), got \(3,\)"),
 ])  # fmt: skip
 def test_wrong_settings(make, message):
     with pytest.raises(ValueError, match=message):
@@ -149,7 +157,7 @@ def test_wrong_settings(make, message):
 
 
 def test_conjugate_gradients_end_where_the_system_is_not_positive(x64):
-    """A network's Jacobian may have a negative direction: one example of two ends there, the other goes on."""
+    """A network's Jacobian may have a negative direction: one example ends there, the other goes on."""
     matrices = jnp.asarray([np.diag([1.0, 2.0, 4.0]), np.diag([1.0, -2.0, 4.0])])
     b = jnp.ones((2, 3))
     got = inverse.conjugate_gradient(lambda v: jnp.einsum("nij,nj->ni", matrices, v), b, 6)

@@ -77,6 +77,42 @@ def test_any_process(method, process):
     assert found[0] < 0.12 and found[1] < (0.4 if method == "ddrm" else 0.1), found
 
 
+LEVELS = np.array([-2.0, 0.0, 1.5, 3.0])
+KINDS = {"VP": VP, "EDM": jd.processes.EDM(), "flow": jd.processes.RectifiedFlow()}
+
+
+@slow
+@pytest.mark.parametrize("method", [*inverse.TRANSFORMS, "replacement", "ddrm", "flow_chef", "red_diff"])
+def test_every_process_goes_the_same_way(method):
+    """At equal log-SNR processes differ by scale alone, and so do what methods make of them: the same clean
+    estimates at times of each example's own, and the same samples of the same noise."""
+    y, start = jnp.tile(jnp.asarray(Y, jnp.float32)[None], (4, 1)), jax.random.normal(KEYS[0], (4, 4))
+    options = {"tractable": {"prior": ONE}}.get(method, {})
+    level = 0.0 if method in ("ddnm", "replacement", "flow_chef") else SIGMA
+    found = []
+    for process in KINDS.values():
+        t = process.time_of_log_snr(LEVELS)
+        a, _, c = process.coefficients(t)
+        made = inverse.posterior(
+            GAUSSIAN.denoiser(process), process, inverse.dense(A), y, method, level, **options
+        )
+        if method in inverse.TRANSFORMS:
+            t = jnp.asarray(t, jnp.float32)
+            x = jnp.asarray(np.hypot(a, c), jnp.float32)[:, None] * start
+            together = made(x, t)
+            alone = inverse.posterior(
+                GAUSSIAN.denoiser(process), process, inverse.dense(A), y[:1], method, level, **options
+            )
+            np.testing.assert_allclose(together[1:2], alone(x[1:2], t[1]), rtol=1e-3, atol=1e-3)
+            found.append(together)
+        else:
+            walk = jax.jit(lambda x, m=made, p=process, t=t: jd.sample(
+                KEYS[:4], GAUSSIAN.denoiser(p), p, m, np.append(t, 0.0), x=x))  # fmt: skip
+            found.append(walk(np.hypot(a[0], c[0]).astype(np.float32) * start))
+    np.testing.assert_allclose(found[1], found[0], rtol=5e-3, atol=5e-3)
+    np.testing.assert_allclose(found[2], found[0], rtol=5e-3, atol=5e-3)
+
+
 @slow
 def test_an_operator_without_a_basis_or_known_only_as_a_function_gives_the_same():
     rows = jnp.asarray(A, jnp.float32)
@@ -131,6 +167,7 @@ def rest(method, **options):
     return x[:, 1].mean(), x[:, 1].var()
 
 
+@pytest.mark.slow
 def test_replacement_copies_and_its_cycles_bring_the_rest_into_harmony():
     plain, cycled = rest("replacement"), rest("repaint", cycles=10)
     assert plain[0] < 0.7 and abs(cycled[0] - 0.96) < 0.1 and abs(cycled[1] - 0.36) < 0.08, (plain, cycled)
@@ -201,6 +238,7 @@ def test_a_sample_depends_on_its_key_alone():
     y = jnp.asarray(np.tile(Y, (8, 1)), jnp.float32)
     grid = jd.grids.log_snr(VP, 4)
     for method in ("mmps", "ddrm", "repaint"):
+
         def run(keys, y, method=method):
             denoise = GAUSSIAN.denoiser(VP)
             level = {} if method == "repaint" else {"noise_level": 1.0}
@@ -223,6 +261,12 @@ def test_wrong_settings():
         call("mmps", 0.1)(jnp.zeros((3, 4)), 0.5)
     with pytest.raises(ValueError, match="without noise, got noise_level=0.1"):
         call("ddnm", 0.1)
+    with pytest.raises(ValueError, match="noise_level above 0, or scale="):
+        call("dps")
+    with pytest.raises(ValueError, match=r"one measurement's shape, \(2,\), got \(3,\)"):
+        call("pigdm", np.ones(3))(jnp.zeros((2, 4)), 0.5)
+    with pytest.raises(ValueError, match=r"means of 3 values for the event \(3,\), got shape \(1, 4\)"):
+        call("tractable", 0.1, prior=ONE.replace(event=(3,)))
     with pytest.raises(ValueError, match="eta in"):
         call("ddrm", 0.1, eta=2.0)
     with pytest.raises(ValueError, match="low < high"):

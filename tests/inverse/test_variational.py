@@ -64,3 +64,17 @@ def test_the_regulariser_of_red_diff_has_the_gradient_of_a_gaussian_prior():
     a, _, c = VP.coefficients(0.5)
     np.testing.assert_allclose(seen[0].mean(), weight * c**2 * mean / (a**2 * v + c**2), rtol=0.03)
     np.testing.assert_allclose(state.x, mean - seen[0], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_red_diff_comes_to_rest_where_data_and_prior_balance():
+    """At one noise level the mean rests where `(mu - y) / s^2 + weight c^2 mu / (a^2 v + c^2) = 0`."""
+    v, s, weight, n = 0.5, 0.8, 0.9, 2000
+    y = jnp.full((n, 1), 1.0)
+    solver = inverse.red_diff(inverse.dense(np.eye(1)), y, s, weight, learning_rate=0.02)
+    denoise = jd.testing.gaussian(np.zeros(1), [v]).denoiser(VP)
+    keys, grid = jax.random.split(jax.random.key(0), n), np.linspace(0.5, 0.499, 401)
+    x = jd.sample(keys, denoise, VP, solver, grid, x=jnp.zeros((n, 1)))
+    a, _, c = VP.coefficients(0.5)
+    pull = weight * c**2 / (a**2 * v + c**2)
+    np.testing.assert_allclose(x.mean(), (1 / s**2) / (1 / s**2 + pull), rtol=0.02)
