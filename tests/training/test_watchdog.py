@@ -15,7 +15,7 @@ from jaxdiff.training.watchdog import STUCK, Peers
 def run(script, *words):
     environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", textwrap.dedent(script), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
 
 
 BLOCKED = """
@@ -29,7 +29,7 @@ BLOCKED = """
     begin = time.monotonic()
     with Watchdog(1.0, pulse):
         time.sleep(1.2)
-        getattr(ctypes, sys.argv[1])(None).sleep(50)
+        getattr(ctypes, sys.argv[1])(None).sleep(500)
 """
 
 
@@ -37,7 +37,7 @@ BLOCKED = """
 def test_a_call_that_never_returns_is_ended():
     begin = time.monotonic()
     done = run(BLOCKED, "CDLL")
-    assert done.returncode == STUCK and time.monotonic() - begin < 20
+    assert done.returncode == STUCK and time.monotonic() - begin < 100
     assert "no update beyond step 2 within 1 s: this process is alive, but not stepping" in done.stderr
     assert 'line 12 in <module>' in done.stderr, "the stack tells where"
 
@@ -76,7 +76,7 @@ STUCK_RUN = """
 
     def wait(step):
         if step == 5:
-            time.sleep(100)
+            time.sleep(500)
         return np.float32(0)
 
     def loss(params, batch, keys, strata, step):
@@ -141,7 +141,7 @@ TWO = """
         for value[0] in range(1, 8 + index):
             time.sleep(0.1)
         print("stuck", flush=True)
-        time.sleep(100 if index == 0 or sys.argv[3] == "gone" else 60)
+        time.sleep(500)
 """
 
 
@@ -164,8 +164,8 @@ def test_two_processes_know_which_it_is(kind):
         if kind == "gone":
             both[1].send_signal(signal.SIGSTOP)
         begin = time.monotonic()
-        error = both[0].communicate(timeout=30)[1]
-        assert both[0].returncode == STUCK and time.monotonic() - begin < 15
+        error = both[0].communicate(timeout=90)[1]
+        assert both[0].returncode == STUCK and time.monotonic() - begin < 60
         if kind == "gone":
             assert "no update beyond step 7 within 3 s: process 1 of 2 is gone" in error
         else:
