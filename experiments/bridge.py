@@ -31,7 +31,7 @@ BRIDGES = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2000, help="of training, for each bridge")
+    parser.add_argument("--steps", type=int, default=1200, help="of training, for each bridge")
     parser.add_argument("--out", type=pathlib.Path, default=None, help="folder for the picture")
     parser.add_argument("--smoke", action="store_true", help="a few steps of one bridge")
     arguments = parser.parse_args()
@@ -40,19 +40,26 @@ def main():
     y = outline(truth)
     (own, covariance), (_, other) = np.cov(train.ravel(), outline(train).ravel()).tolist()
     kind = jd.parameterizations.bridge(own**0.5, other**0.5, covariance, given_y=True)
-    pictures = {"outline": y, "linear map": linear(train, y)}
+    pictures = {}
+
+    def show(name, x):
+        pictures[name] = np.asarray(x)
+        numbers = "".join(f"{value:12.3f}" for value in measured(data, pictures[name]))
+        print(f"{name:36}{numbers}", flush=True)
+
+    print(f"{'':36}{'PSNR in dB':>12}{'label read':>12}{'Frechet':>12}")
+    show("outline", y)
+    show("linear map", linear(train, y))
     for name, process in list(BRIDGES.items())[: 1 if arguments.smoke else 3]:
         denoiser = trained(train, process, kind, 4 if arguments.smoke else arguments.steps)
         draws = translate(denoiser, process, y, 1 if arguments.smoke else DRAWS)
-        pictures |= {name: draws[0], f"{name}, mean of {len(draws)}": draws.mean(0)}
-    pictures["the digits themselves"] = truth
-    print(f"{'':36}{'PSNR in dB':>12}{'label read':>12}{'Frechet':>12}")
-    for name, x in pictures.items():
-        print(f"{name:36}" + "".join(f"{value:12.3f}" for value in measured(data, np.asarray(x))))
+        show(name, draws[0])
+        show(f"{name}, mean of {len(draws)}", draws.mean(0))
+    show("the digits themselves", truth)
     print(f"{'other real digits':60}{measured(data, train[: len(truth)])[2]:12.3f}")
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        mosaic = np.concatenate([np.asarray(x[:10]) for x in pictures.values()])
+        mosaic = np.concatenate([x[:10] for x in pictures.values()])
         jd.training.save_picture(arguments.out / "bridge.png", mosaic, value_range=(-1, 1))
         print(f"picture in {arguments.out / 'bridge.png'}, ten to a row: {'; '.join(pictures)}")
 
@@ -91,7 +98,7 @@ def trained(x, process, parameterization, steps):
 
     state = jd.training.fit(
         jd.training.init_params(model, jax.random.key(0), (8, 8, 2)), loss, {"x": x, "y": outline(x)},
-        steps=steps, batch_size=64, ema=(100,),
+        steps=steps, batch_size=32, ema=(100,),
     )  # fmt: skip
     return lambda y: jd.denoiser(beside(state.ema[0], y), process, parameterization, y)
 
