@@ -7,9 +7,9 @@ from jaxdiff.solvers.multistep import unipc
 
 # log-SNR that the start stands for, that of the last step before data, and the power, by evaluations
 EVALUATIONS = (1, 5, 8, 10, 15, 20, 50)
-FIRST = (-3.25, -2.85, -2.5, -2.75, -2.5, -2.5, -3.25)
-LAST = (0.0, 2.0, 4.0, 4.25, 5.5, 5.5, 6.0)
-POWER = (1.0, 1.05, 0.9, 0.85, 0.9, 0.9, 1.0)
+FIRST = (-3.25, -2.85, -3.3, -3.45, -2.3, -3.25, -3.25)
+LAST = (0.0, 2.0, 3.6, 4.35, 4.55, 5.0, 6.0)
+POWER = (1.0, 1.05, 0.8, 0.8, 1.1, 0.85, 1.0)
 
 
 def default(process, nfe):
