@@ -18,13 +18,14 @@ def step_wise_variation(denoise, key, x, t, level):
         n = |J^T u|,  J = dD / dx,  u normal of unit mean square;   loss = (n - level)^2
 
     A network with a constant n moves its samples evenly along paths in noise space. Keep `level` as a
-    running mean of n, started at the first batch's. Guo et al. (2024), arXiv:2312.04410, eq. 6.
+    running mean of n, started at the first batch's: n depends on the noise level, and one mean for each of
+    some ranges of t was measured to smooth more than one for all. Guo et al. (2024), arXiv:2312.04410, eq. 6.
 
     Args:
       denoise: `(x, t) -> clean estimate`.
       key: one key or `(batch,)` keys.
       x: noisy samples, `(batch, ...)`; t their times.
-      level: the running mean.
+      level: the running mean, a number or `(batch,)`.
 
     Returns:
       `(losses, n)`, both `(batch,)`.

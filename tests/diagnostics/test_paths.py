@@ -53,13 +53,13 @@ def test_samples_between_modes_wander():
         return jnp.mean(jax.vmap(lambda shift: exact(x + shift, t))(blur), 0)
 
     keys, grid = jax.random.split(jax.random.key(1), 3000), jd.grids.log_snr(VP, 40)
-    times = grid[(VP.log_snr(grid) > 1.5) & (VP.log_snr(grid) < 4.0)]
+    times = grid[(VP.log_snr(grid) > 1.5) & (VP.log_snr(grid) < 3.0)]
     x, score = jd.diagnostics.hallucination(
         keys, smooth, VP, jd.solvers.ddim(), grid, window=(times[-1], times[0]), shape=(1,)
     )
     between = np.abs(np.asarray(x) - MEANS.T).min(1) > 0.3
     assert between.mean() > 0.01
-    kept = np.asarray(score) <= np.quantile(score, 0.9)
-    assert between[kept].mean() < 0.2 * between.mean()
+    threshold = np.quantile(score[~between], 0.95)  # loses one in twenty of the good
+    assert np.mean(score[between] > threshold) > 0.85
     with pytest.raises(ValueError, match="at least two times"):
         jd.diagnostics.hallucination(keys, smooth, VP, jd.solvers.ddim(), grid, window=(0.5, 0.5), shape=(1,))
