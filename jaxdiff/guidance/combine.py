@@ -87,8 +87,9 @@ def autoguidance(denoise, weak, scale, interval=None):
 def experts(denoisers, edges):
     """A denoiser for each range of noise; only the one that is asked is evaluated.
 
-    For models trained in parts of time, and guidance experts for noise ranges (Balaji et al. (2022),
-    arXiv:2211.01324; Go et al. (2023), arXiv:2212.05973).
+    For models trained in parts of time (Balaji et al. (2022), arXiv:2211.01324), and for guidance experts:
+    classifiers `(x, t) -> log p(y | x_t)`, one for each range, make one `log_prob` for `classifier` (Go et
+    al. (2023), arXiv:2212.05973).
 
     Args:
       denoisers: `[D_1, ..., D_n]` from data to noise.
@@ -104,9 +105,8 @@ def experts(denoisers, edges):
         if jnp.ndim(t) == 0:
             return jax.lax.switch(jnp.searchsorted(jnp.asarray(edges), t, side="right"), denoisers, x, t)
         which = jnp.searchsorted(jnp.asarray(edges), t, side="right")
-        clean = jnp.stack([D(x, t) for D in denoisers])  # times per example: all are evaluated
-        chosen = [match_dims(which == i, x, "experts") * clean[i] for i in range(len(denoisers))]
-        return sum(chosen)
+        found = [D(x, t) for D in denoisers]  # times per example: all are evaluated
+        return sum(match_dims(which == i, one, "experts") * one for i, one in enumerate(found))
 
     return denoise
 
@@ -150,7 +150,8 @@ def across(denoise, other, weight, to_other, from_other, process, other_process)
         clean = denoise(x, t)
         a, _, c = process.coefficients_for(x, t, "across")
         noise = to_other((x - a * clean) / c) - to_other(jnp.zeros_like(x))
-        t_other = other_process.time_of_log_snr(process.log_snr(t))
+        least = other_process.log_snr(other_process.t_max)  # pure noise may have none of its own there
+        t_other = other_process.time_of_log_snr(jnp.maximum(process.log_snr(t), least))
         there = to_other(clean)
         a_other, _, c_other = other_process.coefficients_for(there, t_other, "across")
         estimate = from_other(other(a_other * there + c_other * noise, t_other))

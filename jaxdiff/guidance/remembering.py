@@ -96,7 +96,7 @@ def precision_weighted(solver, scale, decay=0.7, floor=1e-4):
 
     Args:
       solver: a linear solver.
-      scale: number.
+      scale: as of `classifier_free`.
       decay: of the running mean and variance, in [0, 1).
       floor: added to the variance.
     """
@@ -113,7 +113,7 @@ def precision_weighted(solver, scale, decay=0.7, floor=1e-4):
         precision = 1 / (variance + floor)
         axes = tuple(range(1, x.ndim))
         precision = precision / jnp.mean(precision, axis=axes, keepdims=True)
-        strength = 1 + (scale - 1) * precision
+        strength = 1 + (strength_at(scale, x, t, "precision_weighted") - 1) * precision
         return negative + strength * (positive - negative), (mean, variance, weight)
 
     def start(x):

@@ -1,5 +1,7 @@
 """A denoiser of one process, used under another: the same clean estimate at equal log-SNR."""
 
+import jax.numpy as jnp
+
 from jaxdiff.core import match_dims
 
 
@@ -17,7 +19,8 @@ def change_process(denoise, process, other):
     """
 
     def changed(x, t):
-        s = process.time_of_log_snr(other.log_snr(t))
+        least = process.log_snr(process.t_max)  # of pure noise under `other` the process may know nothing
+        s = process.time_of_log_snr(jnp.maximum(other.log_snr(t), least))
         a, _, c = process.coefficients(s)
         a_other, _, c_other = other.coefficients(t)
         # by the larger of the two coefficients: neither end divides by 0

@@ -72,6 +72,8 @@ def test_experts_by_noise_level():
     t = jnp.array([0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
     close(mixed(X, t)[4], normal(2.0)(X, t)[4])
     close(mixed(X, t)[2], normal(1.0)(X, t)[2])
+    logs = G.experts([lambda x, t: x[:, 0], lambda x, t: x[:, 1]], [0.3])  # classifiers: one number each
+    close(logs(X, t), jnp.where(t < 0.3, X[:, 0], X[:, 1]))
     with pytest.raises(ValueError, match="increasing edges"):
         G.experts([normal(0.0), normal(1.0)], [0.6, 0.3])
 
@@ -85,14 +87,16 @@ def test_models_of_one_space_and_of_two():
     flow = jd.processes.RectifiedFlow()
     there = jd.testing.gaussian(np.full(2, 2 * 1.0 + 1), np.full(2, 4.0)).denoiser(flow)
     both = G.across(normal(1.0), there, 1.0, lambda x: 2 * x + 1, lambda x: (x - 1) / 2, VP, flow)
-    a, _, c = VP.coefficients(T)
-    z = X / a * 1.0  # noise in the other space is 2 noise: compare at the level where both see the same
+    a, _, c = VP.coefficients(T)  # noise in the other space is 2 noise
     clean = normal(1.0)(X, T)
     noise = (X - a * clean) / c
     t_other = flow.time_of_log_snr(VP.log_snr(T))
     a2, _, c2 = flow.coefficients(t_other)
     close(both(X, T), (there(a2 * (2 * clean + 1) + c2 * 2 * noise, t_other) - 1) / 2)
-    assert z.shape == X.shape
+    t = jnp.linspace(0.2, 1.0, 6)
+    turned = G.across(there, normal(1.0), 1.0, lambda x: (x - 1) / 2, lambda x: 2 * x + 1, flow, VP)
+    np.testing.assert_allclose(turned(X, 1.0), np.full((6, 2), 3.0), atol=0.05)  # pure noise: the mean
+    close(both(X, t)[2:3], both(X[2:3], t[2]))
     close(
         G.across(normal(1.0), there, 0.0, lambda x: 2 * x + 1, lambda x: (x - 1) / 2, VP, flow)(X, T), clean
     )

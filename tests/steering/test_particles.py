@@ -205,6 +205,7 @@ def test_a_flow_under_another_process_keeps_its_law():
         np.testing.assert_allclose(changed(x, t), DENOISE(x, t), rtol=1e-3, atol=1e-4)
     back = ST.change_process(DENOISE, VP, flow)
     np.testing.assert_allclose(back(x, 0.5), TARGET.denoiser(flow)(x, 0.5), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(back(x, 1.0), 0.0, atol=0.02)  # pure noise: the mean
     per_example = changed(x, jnp.full(16, 0.5))
     np.testing.assert_allclose(per_example, DENOISE(x, 0.5), rtol=1e-3, atol=1e-4)
 
