@@ -7,7 +7,7 @@ import numpy as np
 from jaxdiff.core import check_count, concrete, dataclass, safe_divide, static_field
 from jaxdiff.core.categorical import fine_uniform, inverse_cdf, token_log_prob
 from jaxdiff.processes import schedules
-from jaxdiff.processes.discrete import DiscreteProcess, Uniforms, times_for
+from jaxdiff.processes.discrete import DiscreteProcess, Uniforms, excess, times_for
 
 
 @dataclass
@@ -172,22 +172,57 @@ class Categorical(DiscreteProcess):
         return self._with_mask(q, masked.astype(q.dtype))
 
     def rates(self, x_t, t):
-        t = times_for(x_t, t, "rates")
-        alpha, _, gamma = self.coefficients(t)
-        slope, rho = self.schedule.slope(t) / (1 - gamma), self.mask_share
-        into = jnp.where(x_t == self.size, rho * slope, (1 - rho) * safe_divide(slope, alpha) * self._pi(x_t))
+        into = self._into(x_t, times_for(x_t, t, "rates"))
         into = jnp.broadcast_to(into[..., None], (*x_t.shape, self.size))
         return self._with_mask(into, jnp.zeros_like(into[..., :1]))
 
+    def _into(self, x_t, t):
+        """The forward rate to `x_t`, the same from every other token."""
+        alpha, _, gamma = self.coefficients(t)
+        slope, rho = self.schedule.slope(t) / (1 - gamma), self.mask_share
+        return jnp.where(x_t == self.size, rho * slope, (1 - rho) * safe_divide(slope, alpha) * self._pi(x_t))
+
     def divergence(self, logits, x0, x_t, t, s):
-        if self.mask_share < 1:
-            return super().divergence(logits, x0, x_t, t, s)
-        return _cross_entropy(self.jump(x_t, x0, t, s)[0], logits, x0)
+        if self.mask_share == 1:
+            return _cross_entropy(self.jump(x_t, x0, t, s)[0], logits, x0)
+        (clean, fresh), (clean_same, fresh_same) = (self.jump(x_t, x, t, s) for x in (-1, x_t))
+        likely = self._two(x_t, times_for(x_t, t, "divergence"))[0]
+        p, same = self._kept(logits, x_t, likely), 1.0 * (x0 == x_t)
+        total = self._excess(logits, x0, x_t, clean, *(_mix(q, fresh_same, fresh) for q in (p, same)))
+        left = 1 - self._pi(x_t)
+        stay, stay_same = jnp.maximum(1 - clean - fresh * left, 0.0), 1 - fresh_same * left
+        own = excess(*(_mix(q, stay_same, stay) for q in (p, same)))
+        return total + jnp.where(x_t == self.size, 0.0, own)
 
     def rate_divergence(self, logits, x0, x_t, t):
-        if self.mask_share < 1:
-            return super().rate_divergence(logits, x0, x_t, t)
-        return _cross_entropy(self.jump(x_t, x0, t)[0], logits, x0)
+        if self.mask_share == 1:
+            return _cross_entropy(self.jump(x_t, x0, t)[0], logits, x0)
+        t = times_for(x_t, t, "rate_divergence")
+        alpha, beta, _ = self.coefficients(t)
+        likely, likely_same = self._two(x_t, t)
+        scale, scale_same = safe_divide(beta, likely), safe_divide(beta, likely_same)
+        fresh = (_mix(q, scale_same, scale) for q in (self._kept(logits, x_t, likely), 1.0 * (x0 == x_t)))
+        return self._into(x_t, t) * self._excess(logits, x0, x_t, safe_divide(alpha, likely), *fresh)
+
+    def _two(self, x_t, t):
+        """`q(x_t | x0)` for x0 other than x_t, and for x0 = x_t."""
+        alpha, beta, gamma = self.coefficients(t)
+        masked, drawn = x_t == self.size, beta * self._pi(x_t)
+        return jnp.where(masked, gamma, drawn), jnp.where(masked, gamma, alpha + drawn)
+
+    def _kept(self, logits, x_t, likely):
+        """What the network gives x0 = x_t; all of it where no other one is likely to come to x_t."""
+        p = jnp.exp(token_log_prob(logits, jnp.minimum(x_t, self.size - 1)))
+        return jnp.where(likely > 0, p, 1.0)
+
+    def _excess(self, logits, x0, x_t, clean, fresh, true_fresh):
+        """Sum over tokens y but x_t of `excess(clean p(y) + fresh pi(y), clean [y = x0] + true_fresh pi(y))`,
+        elementwise and then a sum."""
+        clean, fresh, true_fresh = _columns((clean, fresh, true_fresh))
+        p = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
+        y, pi = _values(x_t, self.size), self._row(p)
+        true = jnp.where(y == x0[..., None], clean, 0.0) + true_fresh * pi
+        return jnp.sum(jnp.where(y == x_t[..., None], 0.0, excess(clean * p + fresh * pi, true)), axis=-1)
 
     def _pi(self, x):
         """pi(x); for the mask that of no token in particular."""
@@ -206,6 +241,11 @@ class Categorical(DiscreteProcess):
     def _row(self, w):
         pi = np.full(self.size, 1 / self.size) if self.replacement is None else self.replacement
         return jnp.asarray(pi, w.dtype).reshape((1,) * (w.ndim - 1) + (-1,))
+
+
+def _mix(p, one, other):
+    """`p one + (1 - p) other`."""
+    return p * one + (1 - p) * other
 
 
 def _columns(numbers):

@@ -52,15 +52,13 @@ class DiscreteProcess:
           t: times.
         """
         likelihood = self.likelihood(x_t, t)
-        p = jnp.where(likelihood > 0, _probabilities(x0, self.size), 0.0)
-        p = safe_divide(p, jnp.sum(p, axis=-1, keepdims=True))
+        p = normalised(jnp.where(likelihood > 0, _probabilities(x0, self.size), 0.0))
         return self.spread(safe_divide(p, likelihood), t)
 
     def posterior(self, x_t, x0, t, s):
         """`q(x_s | x_t, x0)` for every x_s, `(..., states)`, s < t; its mean over p where x0 are logits."""
         likelihood = self.likelihood(x_t, t)
-        p = jnp.where(likelihood > 0, _probabilities(x0, self.size), 0.0)
-        p = safe_divide(p, jnp.sum(p, axis=-1, keepdims=True))
+        p = normalised(jnp.where(likelihood > 0, _probabilities(x0, self.size), 0.0))
         return self.transition(x_t, t, s) * self.spread(safe_divide(p, likelihood), s)
 
     def divergence(self, logits, x0, x_t, t, s):
@@ -83,9 +81,7 @@ class DiscreteProcess:
         r = self.ratios(x_t, x0, t)
         position = jax.lax.broadcasted_iota(x_t.dtype, r.shape, r.ndim - 1)
         other = (position != x_t[..., None]) & (self.rates(x_t, t) > 0)
-        d = jnp.where(other & (r > 0), log_ratios - jnp.log(jnp.where(r > 0, r, 1.0)), 0.0)
-        s = jnp.exp(jnp.where(other, log_ratios, 0.0))
-        term = jnp.where(r > 0, r * (jnp.expm1(d) - d), s)  # no difference of near-equal numbers
+        term = excess_of_log(jnp.where(other, log_ratios, 0.0), jnp.where(other, r, 1.0))
         return jnp.sum(jnp.where(other, self.rates(x_t, t) * term, 0.0), axis=-1)
 
     def hidden(self, x_t):
@@ -148,6 +144,22 @@ def times_for(x, t, where):
     """Times in floating point with the rank of the tokens."""
     t = jnp.asarray(t, jnp.result_type(t, jnp.float32))
     return t.reshape((1,) * jnp.ndim(x)) if t.ndim == 0 else match_dims(t, x, where)
+
+
+def normalised(p):
+    """`p` over its sum along the last axis; 0 where that is 0."""
+    return safe_divide(p, jnp.sum(p, axis=-1, keepdims=True))
+
+
+def excess(s, r):
+    """`s - r + r log(r / s)`, at least 0, elementwise for s, r >= 0."""
+    return excess_of_log(jnp.log(jnp.maximum(s, jnp.finfo(s.dtype).tiny)), r)
+
+
+def excess_of_log(log_s, r):
+    """`excess` of `exp(log_s)`, without a difference of near-equal numbers."""
+    d = jnp.where(r > 0, log_s - jnp.log(jnp.where(r > 0, r, 1.0)), 0.0)
+    return jnp.where(r > 0, r * (jnp.expm1(d) - d), jnp.exp(jnp.where(r > 0, 0.0, log_s)))
 
 
 def _probabilities(x0, size):

@@ -7,7 +7,7 @@ import numpy as np
 from jaxdiff.core import check_count, dataclass, safe_divide, static_field
 from jaxdiff.core.categorical import fine_uniform, inverse_cdf
 from jaxdiff.processes import schedules
-from jaxdiff.processes.discrete import DiscreteProcess, Uniforms, times_for
+from jaxdiff.processes.discrete import DiscreteProcess, Uniforms, excess, normalised, times_for
 
 
 @dataclass
@@ -20,8 +20,10 @@ class DiscretisedGaussian(DiscreteProcess):
     of the slowest mode, so the same schedules serve: the variance is `-log(alpha) / (1 - cos(pi / K))`, and
     alpha = 0 is uniform. Transitions are the same kernel at `alpha_t / alpha_s`: no product of K x K
     matrices as in the discretised Gaussian of Austin et al. (2021), arXiv:2107.03006, appendix A.2.3, which
-    this is in continuous time. O(K) memory and O(K log K) work per token, through the FFT, whose rounding
-    hides what is less likely than about 1e-7 in float32: take steps of at least the distance of two values.
+    this is in continuous time. O(K) memory per token. The kernel is exact in its tails, by a recurrence over
+    distances, so that a network may believe what is all but impossible: the FFT's rounding would answer for
+    that instead. The mean over logits of `ratios` and `posterior` takes O(K^2) work; training by `elbo` and
+    sampling take O(K).
 
     Args:
       size: number K of values.
@@ -35,8 +37,7 @@ class DiscretisedGaussian(DiscreteProcess):
         check_count("DiscretisedGaussian", least=2, size=self.size)
         if not isinstance(self.schedule, schedules.Schedule):
             raise ValueError(
-                "DiscretisedGaussian: expected a schedule of jd.processes.schedules, got "
-                f"{self.schedule!r}"
+                f"DiscretisedGaussian: expected a schedule of jd.processes.schedules, got {self.schedule!r}"
             )
 
     mask = None
@@ -73,15 +74,57 @@ class DiscretisedGaussian(DiscreteProcess):
         return self._at(x_t, safe_divide(self.schedule.alpha(t), self.schedule.alpha(s)))
 
     def spread(self, w, t):
+        """By the FFT: exact to rounding of the largest weight."""
         decay = self._decay(self.schedule.alpha(times_for(w[..., 0], t, "spread")))
         waves = jnp.fft.rfft(jnp.concatenate([w, w[..., ::-1]], axis=-1))
         return jnp.maximum(jnp.fft.irfft(waves * decay, 2 * self.size)[..., : self.size], 0)
 
+    def marginal(self, x0, t):
+        return self.likelihood(x0, t)  # the kernel is symmetric
+
+    def ratios(self, x_t, x0, t):
+        def ratio(k):
+            q = self.likelihood(k, t)
+            return safe_divide(q, jnp.take_along_axis(q, x_t[..., None], -1))
+
+        return self._mean(ratio, x0, self.likelihood(x_t, t))
+
+    def posterior(self, x_t, x0, t, s):
+        back = self.transition(x_t, t, s)
+        return self._mean(lambda k: normalised(back * self.likelihood(k, s)), x0, self.likelihood(x_t, t))
+
+    def rate_divergence(self, logits, x0, x_t, t):
+        here, rate = self.likelihood(x_t, t), self._rate(times_for(x_t, t, "rate_divergence"))
+        p = normalised(jnp.where(here > 0, jax.nn.softmax(logits.astype(here.dtype)), 0.0))
+        total = jnp.zeros_like(rate)
+        for y in (x_t - 1, x_t + 1):  # the walk goes to neighbours
+            ratio = safe_divide(self.likelihood(jnp.clip(y, 0, self.size - 1), t), here)
+            s, r = jnp.sum(p * ratio, -1), jnp.take_along_axis(ratio, x0[..., None], -1)[..., 0]
+            inside = (y >= 0) & (y < self.size)
+            total += jnp.where(inside, rate * excess(jnp.where(inside, s, 1.0), r), 0.0)
+        return total
+
+    def _mean(self, f, x0, likelihood):
+        """`f(x0)`, or where x0 are logits its mean over the clean values that x_t allows, one by one."""
+        if jnp.issubdtype(jnp.result_type(x0), jnp.integer):
+            return f(x0)
+        p = normalised(jnp.where(likelihood > 0, jax.nn.softmax(x0.astype(likelihood.dtype)), 0.0))
+
+        @jax.checkpoint
+        def add(total, k):
+            value = jnp.full(p.shape[:-1], k, jnp.int32)
+            weight = jax.lax.dynamic_index_in_dim(p, k, -1)
+            return total + jnp.where(weight > 0, weight * f(value), 0.0), None
+
+        return jax.lax.scan(add, jnp.zeros_like(p), jnp.arange(self.size))[0]
+
     def rates(self, x_t, t):
-        t = times_for(x_t, t, "rates")
-        growth = safe_divide(self.schedule.slope(t), self.schedule.alpha(t)) / (1 - np.cos(np.pi / self.size))
         distance = jnp.abs(_values(x_t, self.size) - x_t[..., None])
-        return jnp.where(distance == 1, 0.5 * growth[..., None], 0.0)
+        return jnp.where(distance == 1, self._rate(times_for(x_t, t, "rates"))[..., None], 0.0)
+
+    def _rate(self, t):
+        """The rate to each neighbour."""
+        return 0.5 * safe_divide(self.schedule.slope(t), self.schedule.alpha(t)) * self._variance
 
     def _decay(self, alpha):
         """What is left of each wave, `(..., K + 1)`."""
@@ -89,9 +132,20 @@ class DiscretisedGaussian(DiscreteProcess):
         power = jnp.asarray(waves / waves[1], alpha.dtype).reshape((1,) * alpha.ndim + (-1,))
         return jnp.where(power == 0, 1.0, jnp.maximum(alpha[..., None], 0) ** power)
 
+    @property
+    def _variance(self):
+        """Of the walk, per unit of -log(alpha)."""
+        return 1 / (1 - np.cos(np.pi / self.size))
+
     def _kernel(self, alpha):
-        """`g` over the circle, `(..., 2K)`; what is below rounding is 0."""
-        return jnp.maximum(jnp.fft.irfft(self._decay(alpha), 2 * self.size), 0)
+        """`g` over the circle, `(..., 2K)`: a wrapped Bessel law while narrow, waves once it is wide."""
+        wide = jnp.maximum(jnp.fft.irfft(self._decay(alpha), 2 * self.size), 0)
+        variance = -jnp.log(jnp.clip(alpha, 0.5, 1.0)) * self._variance
+        around = -(-(3 * self.size + 24) // (2 * self.size))
+        half = bessel_law(variance, 2 * self.size * around)
+        line = jnp.concatenate([half[..., :0:-1], half[..., :-1]], -1)
+        narrow = jnp.sum(line.reshape(*alpha.shape, 2 * around, 2 * self.size), -2)
+        return jnp.where(alpha[..., None] > 0.5, narrow, wide)
 
     def _at(self, x, alpha):
         """The kernel from every value to `x`, `(..., K)`."""
@@ -99,6 +153,24 @@ class DiscretisedGaussian(DiscreteProcess):
         values, x = _values(x, self.size), x[..., None]
         near, mirror = (x - values) % (2 * self.size), (x + values + 1) % (2 * self.size)
         return jnp.take_along_axis(g, near, -1) + jnp.take_along_axis(g, mirror, -1)
+
+
+def bessel_law(variance, reach):
+    """`exp(-v) I_d(v)` for d = 0 ... reach, `(..., reach + 1)`: where a random walk is, relatively exact.
+
+    Ratios `I_(d + 1) / I_d = v / (2 (d + 1) + v I_(d + 2) / I_(d + 1))` from far out inwards, and their
+    products, normalised.
+    """
+    first = variance / (reach + 1 + jnp.sqrt((reach + 1) ** 2 + variance**2))
+
+    def inwards(ratio, d):
+        ratio = variance / (2 * (d + 1) + variance * ratio)
+        return ratio, ratio
+
+    ratios = jax.lax.scan(inwards, first, jnp.arange(reach - 1, -1, -1, dtype=variance.dtype))[1]
+    products = jnp.cumprod(jnp.moveaxis(ratios[::-1], 0, -1), -1)
+    centre = 1 / (1 + 2 * jnp.sum(products, -1, keepdims=True))
+    return jnp.concatenate([centre, centre * products], -1)
 
 
 def _values(x, size):

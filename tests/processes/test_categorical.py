@@ -7,6 +7,7 @@ import pytest
 
 from jaxdiff import processes, testing
 from jaxdiff.processes import schedules
+from jaxdiff.processes.discrete import DiscreteProcess
 
 K = 4
 PI = np.array([0.5, 0.2, 0.2, 0.1])
@@ -134,6 +135,70 @@ def test_the_gaussian_process_has_the_variance_it_says():
 
 
 @pytest.mark.slow
+def test_bounds_in_one_pass_over_the_logits_are_the_general_formulas(x64):
+    """For every pair of tokens that can meet, at both ends too; the last token of pi is never drawn."""
+    for process in (PROCESSES["mask and replace"], processes.marginal(np.array([0.5, 0.3, 0.2, 0.0]))):
+        x_t, x0 = np.divmod(np.arange(process.states * K), K)
+        likely = np.asarray(process.likelihood(jnp.asarray(x_t), 0.5))[np.arange(len(x0)), x0] > 0
+        x_t, x0 = jnp.asarray(x_t)[None, likely], jnp.asarray(x0)[None, likely]
+        logits = jax.random.normal(jax.random.key(0), (1, x0.size, K))
+
+        def both(of, logits, t, s, process=process, x0=x0, x_t=x_t):
+            finite = of.divergence(process, logits, x0, x_t, t, s)
+            rate = of.rate_divergence(process, logits, x0, x_t, jnp.minimum(t, 0.99))
+            return jnp.sum(jnp.arange(1, x0.size + 1)[None] * (finite + 0.3 * rate))
+
+        both = jax.jit(jax.value_and_grad(both, 1), static_argnums=0)
+        for t, s in ((0.7, 0.3), (0.2, 0.0), (1.0, 0.6)):
+            ours, general = (both(of, logits, t, s) for of in (processes.Categorical, DiscreteProcess))
+            np.testing.assert_allclose(ours[0], general[0], rtol=1e-6)
+            np.testing.assert_allclose(ours[1], general[1], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_bound_of_a_large_uniform_vocabulary_is_a_few_times_its_logits():
+    shape, process = (8, 256, 32768), processes.uniform(32768)
+
+    def loss(logits, x0, x_t, t):
+        return process.rate_divergence(logits, x0, x_t, t).sum()
+
+    tokens = jax.ShapeDtypeStruct(shape[:2], jnp.int32)
+    arguments = jax.ShapeDtypeStruct(shape, jnp.float32), tokens, tokens, jax.ShapeDtypeStruct((8,), float)
+    memory = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile().memory_analysis()
+    assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 5.2 * 4 * np.prod(shape)
+
+
+@pytest.mark.parametrize("t", [1e-3, 0.05, 0.6])
+def test_the_gaussian_process_is_exact_for_what_is_all_but_impossible(t):
+    """A network that believes every value likely, in float32, against the matrix exponential."""
+    size, s = 16, 0.9 * t
+    process, x0, x_t = processes.discretised_gaussian(size), 8, min(10 + int(20 * t), 15)
+    walk = 0.5 * (np.eye(size, k=1) + np.eye(size, k=-1))
+    walk -= np.diag(walk.sum(1))
+    rate = 1 / (1 - np.cos(np.pi / size))
+    q_t, q_s = (_exponential(-np.log1p(-time) * rate * walk) for time in (t, s))
+    back = _exponential((np.log1p(-s) - np.log1p(-t)) * rate * walk)
+    p, bound = np.full(size, 1 / size), 0.0
+    for y in {x_t - 1, min(x_t + 1, size - 1)} - {x_t}:
+        model, true = (p * q_t[:, y] / q_t[:, x_t]).sum(), q_t[x0, y] / q_t[x0, x_t]
+        bound += 0.5 * rate / (1 - t) * (model - true + true * np.log(true / model))
+    tokens, logits = (jnp.array([[x0]]), jnp.array([[x_t]])), jnp.zeros((1, 1, size))
+    np.testing.assert_allclose(process.rate_divergence(logits, *tokens, t)[0, 0], bound, rtol=2e-4)
+    expected = np.einsum("k,ky,y->y", p / q_t[:, x_t], q_s, back[:, x_t])
+    got = jax.jit(process.posterior)(tokens[1], logits, t, s)[0, 0]
+    np.testing.assert_allclose(got, expected, atol=2e-4)
+    np.testing.assert_allclose(process.likelihood(tokens[1], t)[0, 0], q_t[:, x_t], rtol=1e-3)
+
+
+def _exponential(a):
+    """Of a matrix of rates, exact in its smallest entries: every term is positive (uniformisation)."""
+    rate, power, total = -a.min(), np.eye(len(a)), np.zeros_like(a)
+    weight, step = np.exp(-rate), np.eye(len(a)) + a / rate
+    for k in range(1, 400):
+        total, power, weight = total + weight * power, power @ step, weight * rate / k
+    return total
+
+
 def test_a_schedule_per_token_gives_each_token_its_own_share(x64):
     powers = np.array([0.5, 1.0, 3.0])
     process = processes.absorbing(5, schedules.polynomial(powers))
