@@ -118,14 +118,14 @@ class DiscreteProcess:
             raise ValueError(f"{where}: expected clean tokens in [0, {self.size}), got {what}")
         return jnp.asarray(x0, jnp.promote_types(jnp.result_type(x0), jnp.int32))
 
-    def check_start(self, x):
+    def check_start(self, x, where="sample"):
         """`x` as int32, refused unless its known values are noisy tokens, in [0, states)."""
         known = concrete(x)
         if not jnp.issubdtype(jnp.result_type(x), jnp.integer) or (
             known is not None and known.size and (known.min() < 0 or known.max() >= self.states)
         ):
             raise ValueError(
-                f"sample: expected x to be integer tokens in [0, {self.states}), got {jnp.result_type(x)}"
+                f"{where}: expected integer tokens in [0, {self.states}), got {jnp.result_type(x)}"
                 + (f" from {known.min()} to {known.max()}" if known is not None and known.size else "")
             )
         return jnp.asarray(x, jnp.int32)

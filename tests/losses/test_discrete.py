@@ -268,6 +268,21 @@ def test_residual_nce_finds_the_log_ratio():
     np.testing.assert_allclose(values, exact[jnp.array([0, 1, 1, 0])], atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+def test_the_autoregressive_energy_makes_bayes_rule_of_any_denoiser(name):
+    """`mu exp(-E)` over all sequences is `p(x0 | x_t)`, also where noisy tokens are not masks."""
+    process, x_t = PROCESSES[name], jnp.array([[0, PROCESSES[name].states - 1, 2]])
+    net = wrong(process)
+    logits = jnp.tile(net(x_t, 0.6), (27, 1, 1))
+    x, x_t = jnp.asarray(TARGET.states, jnp.int32), jnp.tile(x_t, (27, 1))
+    energy = discrete.autoregressive_energy(TARGET.log_prob, process)(x, x_t, 0.6, logits)
+    log_mu = jnp.take_along_axis(jax.nn.log_softmax(logits), x[..., None], -1)[..., 0]
+    consistent = (process.consistent(x, x_t) == x).all(1)
+    log_mu = jnp.sum(jnp.where(process.hidden(x_t), log_mu, 0.0), 1)
+    got = jax.nn.softmax(jnp.where(consistent, log_mu - energy, -jnp.inf))
+    np.testing.assert_allclose(got, TARGET.posterior(process, x_t[:1], 0.6)[0], atol=1e-5)
+
+
 def test_the_masked_bound_stays_within_its_logits():
     shape, process = (8, 256, 32768), processes.absorbing(32768)
 

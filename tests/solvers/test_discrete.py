@@ -323,6 +323,8 @@ def test_bad_input_is_named():
     keys = jax.random.split(jax.random.key(0), 2)
     with pytest.raises(ValueError, match="cut the prompt"):
         discrete.prompt(ABSORBING, np.zeros(9, int), 8)
+    with pytest.raises(ValueError, match="prompt: expected integer tokens in"):
+        discrete.prompt(ABSORBING, np.array([4]), 8)
     with pytest.raises(ValueError, match="batch = 2 of them"):
         discrete.prompt(ABSORBING, np.zeros((3, 2), int), 8, batch=2)
     for tokens, message in ((np.zeros((1, 5), int), "samples' shape"), (np.full((1, 3), 7), "token 7")):

@@ -13,9 +13,11 @@ from jaxdiff.losses.discrete.bounds import draw_times, over_tokens, predict
 
 
 def autoregressive_energy(log_prob, process):
-    """The energy `log mu(x0 | x_t) - log p(x0)` of a model of clean sequences, known up to a constant.
+    """The energy that turns the denoiser into Bayes' rule under a model of clean sequences.
 
-    Xu et al. (2025), arXiv:2410.21357.
+        E(x0) = log mu(x0 | x_t) - log p(x0) - log q(x_t | x0)
+
+    up to a constant; of masked diffusion the last is one, and left out. Xu et al. (2025), arXiv:2410.21357.
 
     Args:
       log_prob: `log_prob(tokens) -> (batch,)`.
@@ -24,6 +26,9 @@ def autoregressive_energy(log_prob, process):
 
     def energy(x0, x_t, t, logits):
         mu = jnp.where(process.hidden(x_t), token_log_prob(logits, x0), 0.0)
+        if getattr(process, "mask_share", 0) < 1:
+            seen = jnp.take_along_axis(process.likelihood(x_t, t), x0[..., None], axis=-1)[..., 0]
+            mu = mu - jnp.log(seen)
         return over_tokens(mu) - log_prob(x0)
 
     return energy

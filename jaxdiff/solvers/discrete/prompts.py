@@ -26,7 +26,7 @@ def prompt(process, tokens, length, batch=1):
         )
     if batch != 1 and len(tokens) not in (1, batch):
         raise ValueError(f"prompt: expected one prompt or batch = {batch} of them, got {len(tokens)}")
-    process.check_start(tokens)
+    process.check_start(tokens, "prompt")
     start = np.full((max(batch, len(tokens)), length), process.mask, np.int32)
     start[:, : tokens.shape[1]] = tokens
     return jnp.asarray(start)
