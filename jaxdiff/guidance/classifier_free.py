@@ -13,7 +13,8 @@ def classifier_free(cond, uncond, scale, interval=None, rescale=0.0):
         D = D_u + scale (D_c - D_u)
 
     Ho and Salimans (2022), arXiv:2207.12598, with `scale = 1 + w`. A known scale of 1 or 0 evaluates
-    one denoiser only. With a negative condition in the place of none, guidance leads away from it.
+    one denoiser only. With a negative condition in the place of none, guidance leads away from it. Of tokens
+    the estimates are logits, and their law is `p_u^(1 - scale) p_c^scale`.
 
     Args:
       cond, uncond: denoisers `(x, t) -> clean estimate`; or, as `cond`, one function that gives both, such
@@ -44,14 +45,14 @@ def classifier_free(cond, uncond, scale, interval=None, rescale=0.0):
 
     def denoise(x, t):
         positive, negative = both(cond, uncond, x, t)
-        strength = strength_at(scale, x, t, "classifier_free")
+        strength = strength_at(scale, positive, t, "classifier_free")
         if interval is not None:
             inside = (t >= interval[0]) & (t <= interval[1])
-            strength = jnp.where(match_dims(inside, x, "classifier_free"), strength, 1.0)
-        guided = negative + strength * (positive - negative)
+            strength = jnp.where(match_dims(inside, positive, "classifier_free"), strength, 1.0)
+        guided = negative + strength * gap(positive, negative)
         if isinstance(rescale, (int, float)) and rescale == 0:
             return guided
-        axes = tuple(range(1, np.ndim(x)))
+        axes = tuple(range(1, np.ndim(positive)))
         wanted, found = (jnp.std(clean, axes, keepdims=True) for clean in (positive, guided))
         ratio = safe_divide(wanted, found, 1.0)  # an estimate of zeros has no contrast
         return guided * (rescale * ratio + 1 - rescale)
@@ -81,6 +82,11 @@ def both(cond, uncond, x, t):
     return cond(x, t) if uncond is None else (cond(x, t), uncond(x, t))
 
 
+def gap(one, other):
+    """`one - other`, and 0 where both are -inf: logits of what is impossible."""
+    return jnp.where(one == other, 0.0, one - other)
+
+
 def strength_at(scale, x, t, where):
-    """A scale as something that multiplies `x`: a number, one per example, or a function of t."""
+    """A scale as a factor of the estimate `x`: a number, one per example, or a function of t."""
     return match_dims(jnp.asarray(scale(t) if callable(scale) else scale, x.dtype), x, where, "scale")

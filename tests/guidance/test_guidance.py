@@ -38,6 +38,25 @@ def test_guidance_is_the_tilted_score_of_a_gaussian():
     np.testing.assert_allclose(guided(x, t), tilted(x, t), rtol=1e-4, atol=1e-5)
 
 
+def test_logits_of_tokens_are_guided_to_the_tilted_law():
+    """p_u^(1 - s) p_c^s, also where both hold a token for impossible; scales are not rounded to integers."""
+    x = jnp.zeros((3, 2), jnp.int32)
+    cond, uncond = (
+        lambda x, t, p=p: jnp.broadcast_to(jnp.log(jnp.array(p)), (*x.shape, 4))
+        for p in ([0.2, 0.5, 0.3, 0.0], [0.4, 0.4, 0.2, 0.0])
+    )
+    scales = np.array([0.5, 1.0, 2.5])
+    u, c = np.array([0.4, 0.4, 0.2]), np.array([0.2, 0.5, 0.3])
+    exact = np.pad(u ** (1 - scales[:, None]) * c ** scales[:, None], ((0, 0), (0, 1)))
+    exact = np.broadcast_to((exact / exact.sum(1, keepdims=True))[:, None], (3, 2, 4))
+    for guided in (
+        jd.guidance.classifier_free(cond, uncond, jnp.asarray(scales)),
+        jd.guidance.composed(uncond, [cond], [jnp.asarray(scales)]),
+        jd.guidance.chained([uncond, cond], [jnp.asarray(scales)]),
+    ):
+        np.testing.assert_allclose(jax.nn.softmax(guided(x, 0.5)), exact, rtol=1e-4, atol=1e-6)
+
+
 def test_interval_guides_inside_only():
     guided = jd.guidance.classifier_free(cond, uncond, 3.0, interval=(0.2, 0.6))
     full = jd.guidance.classifier_free(cond, uncond, 3.0)
