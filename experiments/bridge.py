@@ -9,7 +9,8 @@ and for an image-to-image Schroedinger bridge, with the same preconditioning and
 Prints, for images that were never trained on, how near the translation is to the true digit, how often a
 classifier reads the true label in it, and how near all translations are to real digits as a set (Frechet
 distance, real digits in their place: the floor). Baselines: the outline itself, and the best linear map.
-Expected: bridges are nearest as a set, and a mean of samples is nearer to the true digit than any of them.
+Expected: samples of a bridge are nearer than the linear map as a set, and so is their mean, to the true digit
+as well.
 """
 
 import argparse

@@ -26,7 +26,7 @@ PROCESS = jd.processes.Product(dict.fromkeys(("image", "label"), jd.processes.Re
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4000, help="of training")
+    parser.add_argument("--steps", type=int, default=15_000, help="of training")
     parser.add_argument("--out", type=pathlib.Path, default=None, help="folder for the picture")
     parser.add_argument("--smoke", action="store_true", help="a few steps")
     arguments = parser.parse_args()

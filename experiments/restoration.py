@@ -8,6 +8,7 @@ process (IR-SDE) and a residual process (RDDM) lead from each clean patch to its
 each, told the degraded patch but not how it came about, learns the way back. Prints the peak signal-to-noise
 ratio of parts of the photographs that were never trained on, beside that of the degraded images and of
 Wiener filters: the best linear maps of 7 x 7 pixels, one for each degradation, fitted to the same patches.
+Expected: means are nearest to the truth, samples sharper and further away (after a blur, as far as their input).
 """
 
 import argparse
