@@ -7,8 +7,8 @@ scikit-learn's two photographs are degraded by noise, or by a blur and a little 
 process (IR-SDE) and a residual process (RDDM) lead from each clean patch to its degraded one; one network
 each, told the degraded patch but not how it came about, learns the way back. Prints the peak signal-to-noise
 ratio of parts of the photographs that were never trained on, beside that of the degraded images and of
-Wiener filters: the best linear maps of 7 x 7 pixels, one for each degradation, fitted to the same patches.
-Expected: means are nearest to the truth, samples sharper and further away (after a blur, as far as their input).
+Wiener filters, the best linear maps of 7 x 7 pixels. Expected: means are nearest to the truth, single samples
+sharper and further away (after a blur, about as far as their input).
 """
 
 import argparse
@@ -42,8 +42,8 @@ def main():
     known = both(jax.random.key(2), some)
     pictures = {"truth": truth, "degraded": y, "Wiener filter": wiener(some["x"], known, y)}
     print(f"{'PSNR in dB':50}{'noise':>8}{'blur':>8}")
-    report("degraded", truth, y)
-    report("Wiener filter", truth, pictures["Wiener filter"])
+    for title in ("degraded", "Wiener filter"):
+        report(title, truth, pictures[title])
     (data, covariance), (_, end) = np.cov(np.tile(some["x"].ravel(), 2), known.ravel()).tolist()
     kind = jd.parameterizations.bridge(data**0.5, end**0.5, covariance, given_y=True)
     for name in list(PROCESSES)[: 1 if arguments.smoke else 2]:
@@ -97,8 +97,7 @@ def wiener(x, known, y, size=7):
 
 def trained(images, process, parameterization, steps):
     """`net(y) -> (x, c_noise) -> F`, trained on patches degraded anew in every step."""
-    shape = (SIDE, SIDE, 6)
-    model = jd.models.build("UNet-XS", sample_shape=shape, attention_resolutions=())
+    model = jd.models.build("UNet-XS", sample_shape=(SIDE, SIDE, 6), attention_resolutions=())
 
     def beside(params, y):
         return lambda x, c: model.apply({"params": params}, jnp.concatenate([x, y], -1), c)[..., :3]
@@ -113,7 +112,7 @@ def trained(images, process, parameterization, steps):
         kinds = {"process": process, "parameterization": parameterization}
         return jd.losses.denoising(beside(params, y), other, batch["x"], y=y, strata=strata, **kinds)
 
-    params = jd.training.init_params(model, jax.random.key(0), shape)
+    params = jd.training.init_params(model, jax.random.key(0), (SIDE, SIDE, 6))
     state = jd.training.fit(params, loss, images, steps=steps, batch_size=32, ema=(100,))
     return lambda y: beside(state.ema[0], y)
 
