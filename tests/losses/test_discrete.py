@@ -311,7 +311,8 @@ def test_bad_input_is_named():
         discrete.elbo(net, key, np.full((2, 3), 3), process=process)
     with pytest.raises(ValueError, match="logits of the 3 clean tokens"):
         discrete.elbo(net, jax.random.key(0), np.zeros((2, 3), int), process=process)
-    with pytest.raises(ValueError, match="mask token"):
-        discrete.any_order(net, jax.random.key(0), np.zeros((2, 3), int), process=processes.uniform(3))
+    for other in (processes.uniform(3), processes.mask_and_replace(3, 0.6)):
+        with pytest.raises(ValueError, match="absorbing process"):
+            discrete.any_order(net, jax.random.key(0), np.zeros((2, 3), int), process=other)
     with pytest.raises(ValueError, match="negatives"):
         discrete.contrastive(net, key, np.zeros((2, 3), int), np.zeros((2, 3), int), process=process)

@@ -135,24 +135,27 @@ def test_the_gaussian_process_has_the_variance_it_says():
 
 
 @pytest.mark.slow
-def test_bounds_in_one_pass_over_the_logits_are_the_general_formulas(x64):
+@pytest.mark.parametrize("process", [
+    PROCESSES["mask and replace"],
+    pytest.param(processes.marginal(np.array([0.5, 0.3, 0.2, 0.0])), marks=pytest.mark.slow),
+], ids=["mask and replace", "marginal"])  # fmt: skip
+def test_bounds_in_one_pass_over_the_logits_are_the_general_formulas(process, x64):
     """For every pair of tokens that can meet, at both ends too; the last token of pi is never drawn."""
-    for process in (PROCESSES["mask and replace"], processes.marginal(np.array([0.5, 0.3, 0.2, 0.0]))):
-        x_t, x0 = np.divmod(np.arange(process.states * K), K)
-        likely = np.asarray(process.likelihood(jnp.asarray(x_t), 0.5))[np.arange(len(x0)), x0] > 0
-        x_t, x0 = jnp.asarray(x_t)[None, likely], jnp.asarray(x0)[None, likely]
-        logits = jax.random.normal(jax.random.key(0), (1, x0.size, K))
+    x_t, x0 = np.divmod(np.arange(process.states * K), K)
+    likely = np.asarray(process.likelihood(jnp.asarray(x_t), 0.5))[np.arange(len(x0)), x0] > 0
+    x_t, x0 = jnp.asarray(x_t)[None, likely], jnp.asarray(x0)[None, likely]
+    logits = jax.random.normal(jax.random.key(0), (1, x0.size, K))
 
-        def both(of, logits, t, s, process=process, x0=x0, x_t=x_t):
-            finite = of.divergence(process, logits, x0, x_t, t, s)
-            rate = of.rate_divergence(process, logits, x0, x_t, jnp.minimum(t, 0.99))
-            return jnp.sum(jnp.arange(1, x0.size + 1)[None] * (finite + 0.3 * rate))
+    def both(of, logits, t, s):
+        finite = of.divergence(process, logits, x0, x_t, t, s)
+        rate = of.rate_divergence(process, logits, x0, x_t, jnp.minimum(t, 0.99))
+        return jnp.sum(jnp.arange(1, x0.size + 1)[None] * (finite + 0.3 * rate))
 
-        both = jax.jit(jax.value_and_grad(both, 1), static_argnums=0)
-        for t, s in ((0.7, 0.3), (0.2, 0.0), (1.0, 0.6)):
-            ours, general = (both(of, logits, t, s) for of in (processes.Categorical, DiscreteProcess))
-            np.testing.assert_allclose(ours[0], general[0], rtol=1e-6)
-            np.testing.assert_allclose(ours[1], general[1], atol=1e-4)
+    both = jax.jit(jax.value_and_grad(both, 1), static_argnums=0)
+    for t, s in ((0.7, 0.3), (0.2, 0.0), (1.0, 0.6)):
+        ours, general = (both(of, logits, t, s) for of in (processes.Categorical, DiscreteProcess))
+        np.testing.assert_allclose(ours[0], general[0], rtol=1e-6)
+        np.testing.assert_allclose(ours[1], general[1], atol=1e-4)
 
 
 @pytest.mark.slow
@@ -168,7 +171,7 @@ def test_the_bound_of_a_large_uniform_vocabulary_is_a_few_times_its_logits():
     assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 5.2 * 4 * np.prod(shape)
 
 
-@pytest.mark.parametrize("t", [1e-3, 0.05, 0.6])
+@pytest.mark.parametrize("t", [1e-3, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.05, 0.6))])
 def test_the_gaussian_process_is_exact_for_what_is_all_but_impossible(t):
     """A network that believes every value likely, in float32, against the matrix exponential."""
     size, s = 16, 0.9 * t

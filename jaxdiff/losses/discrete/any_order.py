@@ -93,8 +93,10 @@ def energy_matching(log_prob, x, log_target):
 
 def _order(where, key, x0, process, strata):
     """Each token's place in a random order, the shape of `x0`, and how many come first, `(batch, 1, ...)`."""
-    if process.mask is None:
-        raise ValueError(f"{where}: expected a process with a mask token, got {process}")
+    if getattr(process, "mask_share", 0) != 1:
+        raise ValueError(
+            f"{where}: expected the absorbing process, of which every altered token is masked, got {process}"
+        )
     batch, size = np.shape(x0)[0], _size(x0)
     keys = batch_keys(key, batch, where)
     index, count = (jnp.arange(batch), batch) if strata is None else strata
