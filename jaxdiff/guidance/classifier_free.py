@@ -84,7 +84,7 @@ def both(cond, uncond, x, t):
 
 def gap(one, other):
     """`one - other`, and 0 where both are -inf: logits of what is impossible."""
-    return jnp.where(one == other, 0.0, one - other)
+    return jnp.where(jnp.isinf(other) & (one == other), 0.0, one - other)
 
 
 def strength_at(scale, x, t, where):
