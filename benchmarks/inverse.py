@@ -6,7 +6,7 @@ measurement is known. One run, float32:
     XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= python benchmarks/inverse.py [--save]
 
 (The flag: on a CPU some reductions over thousands of rows are wrong without it.) Columns: evaluations of the
-network for a sample, those that are differentiated, CPU-seconds for 2,000 samples of one measurement, and the
+network for a sample, backward passes through it, CPU-seconds for 2,000 samples of one measurement, and the
 posterior's errors: of the weights (total variation), of the means within the right modes and of their
 covariances (largest entry, in units of the posterior's own).
 """
@@ -86,34 +86,68 @@ def errors(x, truth):
     )
 
 
-def methods(mixture):
-    """Method -> (options, steps of the grid, gradients of the network an evaluation)."""
+def methods(mixture, operator):
+    """Method -> (options, steps of the grid); steps along gradients of A go by its largest singular value."""
+    x = jnp.eye(SIZE).reshape(SIZE, *EVENT)
+    s2 = float(max(1.0, np.linalg.norm(np.asarray(operator.forward(x)).reshape(SIZE, -1), 2) ** 2))
     means, covariances, weights = (np.asarray(v, np.float32) for v in mixture)
     known = inverse.MixturePrior(means, covariances, weights, EVENT)
     return {
-        "tractable": ({"prior": known}, STEPS, 0), "mmps": ({}, STEPS, 6), "tmpd": ({}, STEPS, 2),
-        "pigdm": ({}, STEPS, 1), "dps": ({}, 4 * STEPS, 1), "mcg": ({}, STEPS, 1),
-        "jacobian_free": ({}, STEPS, 0), "diffpir": ({}, STEPS, 0), "ddnm": ({}, STEPS, 0),
-        "ddrm": ({}, STEPS, 0), "replacement": ({}, STEPS, 0),
-        "repaint": ({"cycles": 10}, STEPS, 0), "cyclic_one_way": ({}, STEPS, 0),
-        "flow_chef": ({}, STEPS, 0), "daps": ({"step_size": 0.03}, 30, 0), "red_diff": ({}, 4 * STEPS, 0),
+        "tractable": ({"prior": known}, STEPS), "mmps": ({}, STEPS), "tmpd": ({}, STEPS),
+        "pigdm": ({}, STEPS), "dps": ({}, 4 * round(max(1, s2 / 2)) * STEPS), "mcg": ({}, STEPS),
+        "jacobian_free": ({}, STEPS),
+        "diffpir": ({}, STEPS), "ddnm": ({}, STEPS), "ddrm": ({}, STEPS), "replacement": ({}, STEPS),
+        "repaint": ({"cycles": 10}, STEPS), "cyclic_one_way": ({}, STEPS),
+        "flow_chef": ({"step_size": 0.5 / s2}, STEPS), "daps": ({"step_size": 0.03 / s2}, 30),
+        "red_diff": ({}, 4 * STEPS),
     }  # fmt: skip
 
 
-def draw(name, options, steps, process, denoise, operator, y):
-    """`(samples, evaluations, CPU-seconds)`; the second call is timed."""
-    grid = jd.grids.log_snr(process, steps)
-    keys = jax.random.split(jax.random.key(0), COUNT)
+def conditioned(name, options, process, denoise, operator, y, count):
+    """`(denoiser, solver)` of a method, for `count` samples of one measurement."""
     level = 0.0 if name in ("ddnm", "replacement", "repaint", "cyclic_one_way", "flow_chef") else SIGMA
-    ys = jnp.tile(jnp.asarray(y, jnp.float32), (COUNT, *[1] * (y.ndim - 1)))
+    ys = jnp.tile(jnp.asarray(y, jnp.float32), (count, *[1] * (y.ndim - 1)))
     made = inverse.posterior(denoise, process, operator, ys, name, level, **options)
     solver = jd.solvers.dpmpp_multistep(2, tau=1.0)
-    net, solver = (made, solver) if name in inverse.TRANSFORMS else (denoise, made)
+    return (made, solver) if name in inverse.TRANSFORMS else (denoise, made)
+
+
+def draw(name, options, steps, process, denoise, operator, y):
+    """`(samples, rows, CPU-seconds)`; the second call is timed."""
+    grid = jd.grids.log_snr(process, steps)
+    keys = jax.random.split(jax.random.key(0), COUNT)
+    net, solver = conditioned(name, options, process, denoise, operator, y, COUNT)
     run = jax.jit(lambda keys: jd.sample(keys, net, process, solver, grid, shape=EVENT))
     run(keys).block_until_ready()
     start = time.process_time()
     x = run(keys).block_until_ready()
     return x, solver.plan(process, grid).nfe, time.process_time() - start
+
+
+def counted(name, options, process, denoise, operator, y):
+    """Calls of the network and backward passes through it, of a row: counted while one sample is drawn."""
+    calls, backwards = [], []
+
+    @jax.custom_vjp
+    def network(x, t):
+        return denoise(x, t)
+
+    def forward(x, t):
+        return jax.vjp(lambda x: denoise(x, t), x)
+
+    def backward(pull, g):
+        backwards.append(1)
+        return pull(g)[0], None
+
+    network.defvjp(forward, backward)
+    options = options | ({"langevin_steps": 1} if name == "daps" else {})
+    counting = lambda x, t: calls.append(1) or network(x, t)  # noqa: E731
+    net, solver = conditioned(name, options, process, counting, operator, y, 1)
+    grid = jd.grids.log_snr(process, 2)
+    with jax.disable_jit():
+        jd.sample(jax.random.split(jax.random.key(0), 1), net, process, solver, grid, shape=EVENT)
+    rows = solver.plan(process, grid).nfe
+    return len(calls) / rows, len(backwards) / rows
 
 
 def report():
@@ -124,18 +158,24 @@ def report():
     yield f"Rectified flow, {SIDE} x {SIDE}, three modes, measurement noise {SIGMA}, {COUNT} samples."
     yield "n/a: not finite, or fewer than 50 samples in the likeliest mode. Methods for measurements"
     yield "without noise (ddnm, mcg, replacement and its cycles) copy it, and a blur's inverse enlarges it."
+    yield "Evaluations and backward passes are counted where the network is called."
+    counts = {}
     for title, operator in operators().items():
         x0 = target.sample(jax.random.key(5), 1)
         clean = np.asarray(operator.forward(x0))
         y = clean + SIGMA * rng.normal(size=clean.shape) * (np.abs(clean) > 0)
         truth = exact(operator, y, *mixture)
         yield f"\n## {title}\n"
-        yield "| method | evaluations | differentiated | CPU s | weights | means | covariances |"
+        yield "| method | evaluations | backward passes | CPU s | weights | means | covariances |"
         yield "|---|---|---|---|---|---|---|"
-        for name, (options, steps, gradients) in methods(mixture).items():
-            x, nfe, seconds = draw(name, options, steps, process, denoise, operator, y)
+        for name, (options, steps) in methods(mixture, operator).items():
+            setting = process, denoise, operator, y
+            x, rows, seconds = draw(name, options, steps, *setting)
+            if name not in counts:  # an evaluation is one whatever is measured
+                counts[name] = counted(name, options, *setting)
+            calls, backwards = counts[name]
             found = " | ".join(f"{v:.2f}" if np.isfinite(v) else "n/a" for v in errors(x, truth))
-            yield f"| {name} | {nfe} | {gradients * nfe} | {seconds:.2f} | {found} |"
+            yield f"| {name} | {calls * rows:.0f} | {backwards * rows:.0f} | {seconds:.2f} | {found} |"
 
 
 def main():
