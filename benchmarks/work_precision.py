@@ -298,8 +298,8 @@ def plot(curves, path):
     entries = {"tuned": "C0", "default": "C3", "peers": "C1", "published solvers and grids": "0.8"}
     handles = [plt.Line2D([], [], color=color, label=name) for name, color in entries.items()]
     handles.append(plt.Line2D([], [], color="k", ls="--", label="best stock of each cell"))
-    axes[0, 0].legend(handles=handles, fontsize=7)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.35 / figure.get_figheight(), 1, 1))
+    figure.legend(handles=handles, fontsize=8, ncols=5, loc="lower center")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
