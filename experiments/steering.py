@@ -1,15 +1,17 @@
 """Steering a trained model by a reward, with nothing but samples: reward against evaluations.
 
-    python experiments/steering.py --out runs/steering            # about a minute on two cores
+    python experiments/steering.py --out runs/steering            # about two minutes on two cores
     python experiments/steering.py --smoke                        # half a minute
 
 A small flow model of eight Gaussians is trained; the reward asks for the upper right. Every method of
 `jd.steering` draws from the same model. Prints the mean reward at equal evaluations per sample, the share of
 samples that are still on the data, and saves the picture. Expected: particles, value decoding and rollover
-budgets lie above best-of-n at equal evaluations, and more denoising steps alone gain nothing.
+budgets lie above best-of-n at equal evaluations, and more denoising steps alone gain nothing. (Twisted
+particles also differentiate the network once an evaluation.)
 """
 
 import argparse
+import collections
 import pathlib
 
 import jax
@@ -75,31 +77,44 @@ def from_noise(noise):
     return jd.sample(None, denoise, process, solvers.dpmpp_multistep(2), grid, x=noise)
 
 
+def from_time(x, t):
+    levels = np.linspace(process.log_snr(t), process.log_snr(process.t_min), steps)
+    times = np.append(process.time_of_log_snr(levels), 0.0)
+    return jd.sample(None, denoise, process, solvers.dpmpp_multistep(2), times, x=x)
+
+
+def best(particles, n):
+    """The best particle of every group."""
+    groups = particles.reshape(-1, n, 2)
+    return jax.vmap(lambda x: x[jnp.argmax(reward(x))])(groups)
+
+
 def search(find):
     return jax.jit(lambda keys: find(keys).x)(keys)
 
 
 start = jax.random.normal(jax.random.key(2), (SAMPLES, 2))
-curves = {
-    name: [] for name in ("more steps", "best of n", "zero order", "particles", "value decoding", "rollover")
-}
+curves = collections.defaultdict(list)
 for n in (2, 4, 8, 16):
-    curves["more steps"].append((n, draw(stochastic, jd.grids.log_snr(process, n * steps))))
-    curves["best of n"].append(
-        (n, search(lambda keys, n=n: steering.best_of_n(keys, from_noise, reward, (2,), n)))
-    )
-    curves["zero order"].append(
-        (
-            n,
-            search(
-                lambda keys, n=n: steering.zero_order(keys, from_noise, reward, start, max(n // 2, 1), 2, 0.7)
-            ),
-        )
-    )
-    particles = draw(steering.particles(stochastic, reward, n, scale=4.0)).reshape(-1, n, 2)
-    curves["particles"].append((n, jax.vmap(lambda x: x[jnp.argmax(reward(x))])(particles)))
-    curves["value decoding"].append((n, draw(steering.value_decoding(stochastic, reward, n, alpha=0.25))))
-    curves["rollover"].append((n, draw(steering.rollover(stochastic, reward, n))))
+    half = n // 2
+    found = {
+        "more steps": draw(stochastic, jd.grids.log_snr(process, n * steps)),
+        "best of n": search(lambda keys, n=n: steering.best_of_n(keys, from_noise, reward, (2,), n)),
+        "zero order": search(
+            lambda keys, h=half: steering.zero_order(keys, from_noise, reward, start, h, 2, 0.7)
+        ),
+        "path search": search(
+            lambda keys, h=half: steering.path_search(
+                keys, from_time, reward, process, (2,), times=(0.5,), starts=h, branches=h
+            )
+        ),
+        "particles": best(draw(steering.particles(stochastic, reward, n, scale=4.0)), n),
+        "twisted": best(draw(steering.twisted(stochastic, lambda x: 4 * reward(x), n, guide=0.3)), n),
+        "value decoding": draw(steering.value_decoding(stochastic, reward, n, alpha=0.25)),
+        "rollover": draw(steering.rollover(stochastic, reward, n)),
+    }
+    for name, x in found.items():
+        curves[name].append((n, x))
 
 print(f"mean reward, and share on the data, by evaluations per sample (in units of {steps})")
 print(f"{'':16}" + "".join(f"{n:>16}" for n in (2, 4, 8, 16)))
