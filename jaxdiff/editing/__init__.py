@@ -10,10 +10,11 @@ from jaxdiff.editing.directions import (
     shift,
 )
 from jaxdiff.editing.inversion import fixed_point, invert, resume
-from jaxdiff.editing.noise_maps import aligned, encode, sdedit, slerp, smoothness
+from jaxdiff.editing.noise_maps import aligned, chain_at, encode, sdedit, slerp, smoothness
 
 __all__ = [
     "aligned",
+    "chain_at",
     "boundary",
     "contrastive_loss",
     "encode",

@@ -163,10 +163,28 @@ class Aligned:
         return state._replace(x=jnp.where((row.arrives > 0) & (row.to >= self.until), x, state.x))
 
 
+def chain_at(chain, grid):
+    """`at(t)`: the point of a chain at a time, one for all examples; between times of the grid, on a line.
+
+    Args:
+      chain: `(steps + 1, batch, ...)`, as of `aligned`.
+      grid: its decreasing times.
+    """
+    times, chain = jnp.asarray(grid)[::-1], jnp.asarray(chain)[::-1]
+
+    def at(t):
+        place = jnp.interp(jnp.ravel(t)[0], times, jnp.arange(len(times), dtype=chain.dtype))
+        low = jnp.clip(jnp.floor(place).astype(int), 0, len(times) - 2)
+        return chain[low] + (place - low) * (chain[low + 1] - chain[low])
+
+    return at
+
+
 def aligned(solver, chain, until=0.5):
     """A solver whose points take on, channel by channel, the mean and deviation of an exemplar's inversion.
 
-    Variations of a real image keep its look. Zhang et al. (2023), arXiv:2305.18729 (RIVAL).
+    Variations of a real image keep its look. Zhang et al. (2023), arXiv:2305.18729 (RIVAL). Its attention
+    across images is `jd.models.attending`, with `chain_at` for the exemplar at a time.
 
     Args:
       solver: a linear solver.

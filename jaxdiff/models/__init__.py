@@ -10,7 +10,7 @@ array of the shape and dtype of `x`. `keys` `(batch,)` switch dropout on, each e
 from .dit import DiT
 from .mlp import MLP
 from .registry import build, names
-from .taps import layer_shapes, tapped
+from .taps import attending, layer_shapes, tapped
 from .token_transformer import TokenTransformer, vocabulary_shardings
 from .unet import UNet
 
@@ -19,6 +19,7 @@ __all__ = [
     "DiT",
     "TokenTransformer",
     "UNet",
+    "attending",
     "build",
     "layer_shapes",
     "names",

@@ -1,7 +1,11 @@
 """Reading a layer of a network and adding to it, from outside."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
+
+from .layers import SelfAttention
 
 
 def tapped(model, layer):
@@ -35,6 +39,46 @@ def tapped(model, layer):
         if not seen:
             raise ValueError(f"tapped: expected a layer of {type(model).__name__}, got {layer!r}")
         return output, seen[0]
+
+    return apply
+
+
+def attending(model):
+    """The network with self-attention that also sees an exemplar: keys of both, queries of its own.
+
+    Zhang et al. (2023), arXiv:2305.18729, section 3.2 (RIVAL); beside `jd.editing.aligned`.
+
+    Args:
+      model: a Flax module of `jd.models` for images.
+
+    Returns:
+      `apply(variables, x, exemplar, c_noise, condition=None) -> F` of `x` alone; `exemplar` has the shape of
+      `x`, such as the exemplar's inversion at the same time, and with `x` itself nothing changes.
+
+    Raises:
+      ValueError: at the call, for an exemplar of another shape.
+    """
+
+    def intercept(call, args, kwargs, context):
+        if not isinstance(context.module, SelfAttention) or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        tokens, angles = args[0], (args[1:] + (kwargs.get("angles"),))[0]
+        own, other = jnp.split(tokens, 2)
+        # twice the same keys and values are as good as once: the exemplar sees itself alone
+        pairs = [jnp.concatenate([half, other], 1) for half in (own, other)]
+        angles = None if angles is None else np.concatenate([angles, angles])
+        return call(jnp.concatenate(pairs), angles)[:, : tokens.shape[1]]
+
+    def apply(variables, x, exemplar, c_noise, condition=None):
+        if exemplar.shape != x.shape:
+            raise ValueError(
+                f"attending: expected an exemplar of the shape of x, {x.shape}, got {exemplar.shape}"
+            )
+        both = jax.tree.map(
+            lambda a: jnp.concatenate([a, a]), (jnp.broadcast_to(c_noise, len(x)), condition)
+        )
+        with nn.intercept_methods(intercept):
+            return model.apply(variables, jnp.concatenate([x, exemplar]), *both)[: len(x)]
 
     return apply
 

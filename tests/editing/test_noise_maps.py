@@ -87,6 +87,29 @@ def test_aligned_points_take_the_chains_statistics():
         jd.sample(keys, images, VP, E.aligned(S.ddim(), chain[1:]), GRID, shape=(4, 4, 2))
 
 
+def test_attention_across_images_draws_towards_the_exemplar():
+    """A network of attention alone: with itself beside it nothing changes, with another image it does."""
+    model = jd.models.DiT(patch=2, width=16, depth=1, heads=2, positions="rotary")
+    x, other = jax.random.normal(jax.random.key(8), (2, 3, 4, 4, 1))
+    params = model.init(jax.random.key(9), x, jnp.zeros(3))
+    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    apply = jax.jit(jd.models.attending(model))
+    plain = model.apply(params, x, jnp.full(3, 0.5))
+    np.testing.assert_allclose(apply(params, x, x, 0.5), plain, atol=1e-5)
+    assert float(jnp.abs(apply(params, x, other, 0.5) - plain).max()) > 1e-2
+    with pytest.raises(ValueError, match="exemplar of the shape of x"):
+        apply(params, x, other[:2], 0.5)
+
+
+def test_a_chain_is_read_at_any_time():
+    chain = jnp.asarray(GRID)[:, None] ** 2 * jnp.ones((1, 3))
+    at = E.chain_at(chain, GRID)
+    for k in (0, 7, 20):
+        np.testing.assert_allclose(at(jnp.full(3, GRID[k])), chain[k], rtol=1e-4, atol=1e-7)
+    middle = (GRID[3] + GRID[4]) / 2
+    np.testing.assert_allclose(at(middle), (chain[3] + chain[4]) / 2, rtol=1e-4)
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="one evaluation a step"):
         E.encode(jax.random.key(0), A.denoiser(VP), VP, S.ddim(), GRID, X0)

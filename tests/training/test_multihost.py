@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaxdiff
 from jaxdiff.cli import main
 from jaxdiff.training import distributed, launch, runs
 from jaxdiff.training.mesh import make_mesh, mesh_sizes
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.slow
 JOB = str(pathlib.Path(__file__).with_name("job.py"))
 SIZE, STEPS, BATCH = 50, 25, 16
 LIMIT = 150
+PATH = {"PYTHONPATH": str(pathlib.Path(jaxdiff.__file__).parents[1])}
 
 
 class Run:
@@ -30,10 +32,10 @@ class Run:
 
     def start(self, processes, devices, *options):
         self.words = [open(self.folder / f"words-{i}.log", "w+") for i in range(processes)]
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(self.folder.parent / "cache")}
+        environment = {"JAX_COMPILATION_CACHE_DIR": str(self.folder.parent / "cache"), **PATH}
         return launch.launch(
             ["--out", str(self.out), "--ids", str(self.ids), *options], processes, devices, heartbeat=10,
-            environment=cache, output=self.words, program=(JOB,),
+            environment=environment, output=self.words, program=(JOB,),
         )
 
     def said(self):
@@ -159,7 +161,7 @@ def test_one_command_line_trains_and_samples_over_processes(whole):
     run = whole.folder.parent / "cli"
     words = ["launch", "-n", "2", "--", "train", "--data", "moons", "--steps", "20", "--batch-size", "64"]
     words += ["--samples", "100", "--out", str(run)]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(whole.folder.parent / "cache")}
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(whole.folder.parent / "cache")} | PATH
     done = subprocess.run(
         [sys.executable, "-m", "jaxdiff", *words], env=environment, capture_output=True, text=True,
         timeout=LIMIT,
