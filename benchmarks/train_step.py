@@ -205,10 +205,14 @@ def compile_seconds():
         denoise = jd.denoiser(net, process, jd.parameterizations.edm(sigma_data=0.5))
         return jd.sample(keys, denoise, process, solver, grid, shape=(8, 8, 1))
 
+    layout = jd.training.parallel("jit", jax.devices()[:1])
+    dispatch = jd.training.make_dispatch(update, lambda resident, item: item)
+    items = jax.tree.map(lambda a: a[None], batch)
     start = time.process_time()
-    jax.jit(update, donate_argnums=0).lower(state, batch, jax.random.key(1)).compile()
+    step = layout.compile(dispatch, state)
+    step.lower(state, {}, items, jax.random.key_data(jax.random.key(1))).compile()
     middle = time.process_time()
-    jax.jit(sample).lower(state.params, keys, labels).compile()
+    jd.training.over_devices(sample)(state.params, keys, labels)
     print(middle - start, time.process_time() - middle)
 
 

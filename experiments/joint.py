@@ -1,6 +1,6 @@
 """Digits and their labels as one process: one network classifies, draws what a label says, or invents both.
 
-    python experiments/joint.py --out runs/joint      # three minutes on two cores
+    python experiments/joint.py --out runs/joint      # four minutes on two cores
     python experiments/joint.py --smoke               # a few steps, to see that it runs
 
 Image and label (ten numbers, 1 at the class and -1 elsewhere) are parts of a product process, each with a
@@ -8,7 +8,8 @@ time of its own. One network, trained once on pairs at independent times, knows 
 is given stays at time 0. Prints how often the label of a held-out image is right, by one evaluation (the
 expected label) and by sampling, beside plain classifiers'; how often a classifier reads the right label in
 images that were drawn for it, or together with it; and how far those images are from the training images as a
-set (Frechet distance), beside how far the held-out ones are.
+set (Frechet distance), beside how far the held-out ones are. Seen: labels .990 by one evaluation and .965 by
+sampling (logistic regression .970), images for labels .977, pairs .957, distances 2.9 and 2.8 (held out 1.7).
 """
 
 import argparse
@@ -26,7 +27,7 @@ PROCESS = jd.processes.Product(dict.fromkeys(("image", "label"), jd.processes.Re
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=15_000, help="of training")
+    parser.add_argument("--steps", type=int, default=4000, help="of training")
     parser.add_argument("--out", type=pathlib.Path, default=None, help="folder for the picture")
     parser.add_argument("--smoke", action="store_true", help="a few steps")
     arguments = parser.parse_args()
@@ -60,38 +61,44 @@ def main():
         shown = [{**truth, "label": expected}, *pairs.values()]
         image, label = (np.concatenate([pair[name][:30] for pair in shown]) for name in ("image", "label"))
         path = arguments.out / "joint.png"
-        jd.training.save_picture(path, data.from_model(image), np.argmax(label, 1))
+        jd.training.save_picture(path, data.from_model(image / 2), np.argmax(label, 1))
         print(f"picture in {path}: 30 labels for images, 30 images for labels, 30 of both")
 
 
 def encoded(image, label):
-    """The pair that is diffused: labels are ten numbers."""
-    return {"image": jnp.asarray(image), "label": 2 * jax.nn.one_hot(label, 10) - 1}
+    """The pair that is diffused, both near a deviation of one: labels are ten numbers."""
+    return {"image": 2 * jnp.asarray(image), "label": 2 * jax.nn.one_hot(label, 10) - 1}
 
 
 def trained(data, steps):
     """`denoise(x, t)` over dicts of image and label."""
-    model = jd.models.build("MLP-B", sample_shape=(74,), vector_size=8, dropout=0.1)
-    augment = jd.data.Affine(rotate=0.15, shear=0.15, probability=0.8, background=float(data.to_model(0.0)))
+    model = jd.models.build(
+        "UNet-XS", sample_shape=(8, 8, 11), vector_size=8, attention_resolutions=(), dropout=0.15
+    )
 
     def net(params, x, c_noise, keys=None):
-        flat = jnp.concatenate([x["image"].reshape(-1, 64), x["label"]], 1)
+        planes = jnp.broadcast_to(x["label"][:, None, None], (*x["image"].shape[:3], 10))  # at every pixel
         second = c_noise["label"][:, None] * jnp.pi * 2.0 ** jnp.arange(-1, 3)[None]
         told = {"vector": jnp.concatenate([jnp.cos(second), jnp.sin(second)], 1)}
-        out = model.apply({"params": params}, flat, c_noise["image"], told, keys=keys)
-        return {"image": out[:, :64].reshape(-1, 8, 8, 1), "label": out[:, 64:]}
+        both = jnp.concatenate([x["image"], planes], -1)
+        out = model.apply({"params": params}, both, c_noise["image"], told, keys=keys)
+        return {"image": out[..., :1], "label": out[..., 1:].mean((1, 2))}
 
     def loss(params, batch, keys, strata, step):
-        own, dropout, moved = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
-        pair = encoded(augment(moved, batch["image"])[0], batch["label"])
+        own, dropout = jax.vmap(jax.random.split, out_axes=1)(keys)
+        pair = encoded(batch["image"], batch["label"])
         return jd.losses.joint(
             lambda x, c: net(params, x, c, dropout), own, pair, process=PROCESS,
             parameterization=jd.parameterizations.velocity(), shared=0.3,
         )  # fmt: skip
 
-    params = jd.training.init_params(model, jax.random.key(0), (74,), {"vector": jnp.zeros((1, 8))})
+    params = jd.training.init_params(model, jax.random.key(0), (8, 8, 11), {"vector": jnp.zeros((1, 8))})
     pairs = {"image": data.to_model(data.train["x"]), "label": data.train["label"]}
-    state = jd.training.fit(params, loss, pairs, steps=steps, batch_size=128, ema=(500,), log_every=500)
+    rates = jd.training.learning_rates(2e-3, steps, warmup=min(50, steps - 1))
+    state = jd.training.fit(
+        params, loss, pairs, steps=steps, batch_size=64, ema=(200,), log_every=500,
+        optimizer=jd.training.adamw(rates, beta2=0.99),
+    )  # fmt: skip
 
     def denoise(x, t):
         t = {name: jnp.broadcast_to(t[name], len(x[name])) for name in x}
@@ -128,7 +135,7 @@ def drawn_well(data, pairs):
     real = judge.features(data.train["x"])
     print(f"{'image and label, judged by the classifier':46}{'agree':>8}{'Frechet':>10}")
     for name, pair in pairs.items():
-        x, label = data.from_model(np.asarray(pair["image"])), np.argmax(pair["label"], 1)
+        x, label = data.from_model(np.asarray(pair["image"]) / 2), np.argmax(pair["label"], 1)
         distance = jd.metrics.frechet_distance(judge.features(x), real)
         print(f"  {name:44}{np.mean(judge.predict(x) == label):8.3f}{distance:10.2f}")
 

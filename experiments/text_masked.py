@@ -9,8 +9,8 @@ out: the diffusion's is its bound (ELBO), the others' are exact. Then a text dra
 one character an evaluation, and another after words that are given.
 
 Seen after 1,000 steps of each, in 150 CPU-seconds: 3.85 for the diffusion, 2.40 for autoregression, 2.43 for
-6-grams, 2.99 for 3-grams: learning all orders takes many times the steps of learning one. (Twice the width and
-batch for 500 steps, three times the work: 3.96 and 2.27.)
+6-grams, 2.99 for 3-grams: learning all orders takes many times the steps of learning one. (Twice the width
+and batch for 500 steps, three times the work: 3.96 and 2.27.)
 """
 
 import argparse

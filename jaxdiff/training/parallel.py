@@ -1,5 +1,6 @@
 """Parallelism: one update compiled for one device, for `pmap`, or for `jit` over a mesh."""
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -73,13 +74,13 @@ def over_devices(function):
     """
     devices = jax.devices()
     if len(devices) == 1:
-        alone = jax.jit(function)
+        alone = jax.jit(function, **_options())
         return lambda shared, *examples: jax.tree.map(np.asarray, alone(shared, *examples))
     mesh = Mesh(np.array(devices), (AXIS,))
     everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
     compiled = jax.jit(
         lambda shared, examples: function(shared, *examples), in_shardings=(everywhere, split),
-        out_shardings=everywhere,
+        out_shardings=everywhere, **_options(),
     )
 
     def call(shared, *examples):
@@ -149,7 +150,7 @@ def _jit(devices, sizes):
         placed = {} if alone else {
             "in_shardings": (state, everywhere, split, everywhere), "out_shardings": (state, everywhere)
         }
-        return jax.jit(run, donate_argnums=0, **placed)
+        return jax.jit(run, donate_argnums=0, **placed, **_options())
 
     def place(tree, where):
         return jax.tree.map(lambda a, s: _put(np.array(a), s), tree, where)
@@ -166,6 +167,14 @@ def _jit(devices, sizes):
         replicate=lambda tree: place(tree, jax.tree.map(lambda _: everywhere, tree)),
         shard=shard, compile=compile, fetch=_fetch_whole,
     )
+
+
+def _options():
+    """On the CPU, LLVM's later passes take a third of the compilation and make no step faster."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if jax.default_backend() != "cpu" or "xla_backend_optimization_level" in flags:
+        return {}
+    return {"compiler_options": {"xla_backend_optimization_level": 1}}
 
 
 def _put(array, sharding):
