@@ -23,6 +23,7 @@ def test_the_density_of_a_mixture_within_a_hundredth_of_a_nat():
     assert float(jnp.median(jnp.abs(logp - exact))) < 0.01
 
 
+@pytest.mark.slow
 def test_the_estimated_trace_is_unbiased():
     """Exact for one Gaussian up to the probes: their mean over keys is the exact answer."""
     process = jd.processes.VP()

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdiff import likelihood, processes, testing
 
@@ -21,6 +22,7 @@ def test_the_bound_of_the_exact_denoiser_is_the_log_probability():
     assert (error < 0.2).all()
 
 
+@pytest.mark.slow
 def test_a_wrong_denoiser_has_a_lower_bound():
     process = processes.absorbing(2)
     x0 = TARGET.sample(jax.random.key(0), 2000)

@@ -70,6 +70,7 @@ def test_train_leaves_the_whole_record(finished):
         assert samples["x"].shape == (24, 2) and samples["label"].shape == (24,)
 
 
+@pytest.mark.slow
 def test_train_prints_configuration_table_and_paths(run, data, capsys):
     assert main(words(data, run, "--samples", "20")) == 0
     out, error = capsys.readouterr()

@@ -30,6 +30,7 @@ def test_asymmetry():
     np.testing.assert_allclose(D.asymmetry(target.denoiser(VP), x, 0.4), 0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_gauge_field_leaves_marginals_and_only_a_gauge_field():
     covariance = np.array([[0.5, 0.2], [0.2, 0.3]])
     target = jd.testing.gaussian(np.zeros(2), covariance)

@@ -45,6 +45,7 @@ def test_the_gap_of_ode_and_sde_is_the_denoisers_error():
     assert gap(lambda x, t: exact(x, t) + 0.3 * jnp.sin(4 * x)) > 2 * gap(exact)
 
 
+@pytest.mark.slow
 def test_samples_between_modes_wander():
     """A smoothed denoiser, as networks learn, puts samples between the modes; their scores stand out."""
     exact, blur = TARGET.denoiser(VP), jnp.linspace(-0.3, 0.3, 17)

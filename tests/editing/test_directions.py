@@ -11,6 +11,7 @@ E = jd.editing
 VP = jd.processes.VP()
 
 
+@pytest.mark.slow
 def test_principal_and_singular_directions():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(6, 6)))[0]

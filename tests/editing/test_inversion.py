@@ -21,6 +21,7 @@ def error(x):
     return float(jnp.abs(x - X0).max(axis=1).mean())
 
 
+@pytest.mark.slow
 def test_explicit_inversion_improves_with_steps_and_fixed_points_are_exact():
     def round_trip(steps, solver):
         grid = jd.grids.log_snr(VP, steps, end=VP.t_min)

@@ -87,6 +87,7 @@ def test_aligned_points_take_the_chains_statistics():
         jd.sample(keys, images, VP, E.aligned(S.ddim(), chain[1:]), GRID, shape=(4, 4, 2))
 
 
+@pytest.mark.slow
 def test_attention_across_images_draws_towards_the_exemplar():
     """A network of attention alone: with itself beside it nothing changes, with another image it does."""
     model = jd.models.DiT(patch=2, width=16, depth=1, heads=2, positions="rotary")

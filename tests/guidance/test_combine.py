@@ -21,6 +21,7 @@ def close(one, other):
     np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_chained_conditions_tilt_the_score():
     """N(0, 1), then given c1 N(1, 1), then given both N(3, 1): scores are linear in the means."""
     chain = [normal(0.0), normal(1.0), normal(3.0)]
@@ -65,6 +66,7 @@ def test_dynamic_scales_and_one_call():
     close(out[3], normal(3.0)(X, T))
 
 
+@pytest.mark.slow
 def test_experts_by_noise_level():
     mixed = G.experts([normal(0.0), normal(1.0), normal(2.0)], [0.3, 0.6])
     for t, mean in ((0.1, 0.0), (0.3, 1.0), (0.59, 1.0), (0.9, 2.0)):
@@ -78,6 +80,7 @@ def test_experts_by_noise_level():
         G.experts([normal(0.0), normal(1.0)], [0.6, 0.3])
 
 
+@pytest.mark.slow
 def test_models_of_one_space_and_of_two():
     close(
         G.mixed([normal(0.0), normal(1.0)], [1.0, 3.0])(X, T),

@@ -99,6 +99,7 @@ def test_a_linear_loss_tilts_a_gaussian_exactly():
     np.testing.assert_allclose(free, base(x, 0.4) - (c / a) ** 2 * w[None], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_momentum_and_precision_remember():
     keys, grid = jax.random.split(jax.random.key(0), 4), jd.grids.uniform(VP, 4)
     pair = lambda x, t: (cond(x, t), uncond(x, t))  # noqa: E731
@@ -169,6 +170,7 @@ def test_vendi_counts_and_guides():
     assert share[1] > share[0] + 0.1, share
 
 
+@pytest.mark.slow
 def test_plug_and_play_is_langevin_on_prior_and_condition():
     """Prior N(0, 1) seen at level t, condition N(y; h, 1/2): the chain's law is their product's."""
     target = jd.testing.gaussian(np.zeros(1), np.ones(1))

@@ -40,6 +40,7 @@ def test_a_further_loss_decides_what_the_measurement_leaves_open():
     np.testing.assert_allclose(sample, [[1.2, -0.5]], atol=0.03)
 
 
+@pytest.mark.slow
 def test_the_regulariser_of_red_diff_has_the_gradient_of_a_gaussian_prior():
     """With prior N(0, v) the mean gradient is `weight c^2 mu / (a^2 v + c^2)`, and one update descends it."""
     v, mean, weight = 0.5, 0.7, 0.3

@@ -148,6 +148,7 @@ def test_score_entropy_is_least_at_the_true_ratios_of_noisy_marginals():
     assert loss(0.2) > loss(0.0) < loss(-0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [schedules.linear(), schedules.cosine()], ids=["linear", "cosine"])
 def test_the_any_order_loss_is_the_bound_in_expectation(schedule):
     process = processes.absorbing(3, schedule)
@@ -224,6 +225,7 @@ def test_energy_matching_has_the_gradient_of_the_divergence():
     np.testing.assert_allclose(slope, jax.grad(divergence)(logits), atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["step", "sample"])
 def test_contrastive_falls_when_the_condition_tells_data_from_negatives(kind):
     process, n = processes.absorbing(4), 4000
@@ -294,6 +296,7 @@ def test_the_masked_bound_stays_within_its_logits():
     assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 1.2 * 4 * np.prod(shape)
 
 
+@pytest.mark.slow
 def test_bytes_are_tokens_of_a_larger_vocabulary():
     """Neither the mask token nor the places of the logits fit into the type of the data."""
     process, x0 = processes.absorbing(300), np.full((2, 3), 10, np.uint8)

@@ -24,6 +24,7 @@ def test_flow_matching_is_denoising_of_the_velocity():
     np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_optimal_transport_lowers_the_least_loss():
     """The loss of the best field is the variance of the velocity, which the coupling lowers."""
     points = jnp.array([[2.0, 0.0], [-2.0, 0.0]])

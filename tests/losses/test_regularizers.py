@@ -86,6 +86,7 @@ def test_corruption_of_conditions():
         R.corrupt_labels(jax.random.key(19), label, 1.5, 5)
 
 
+@pytest.mark.slow
 def test_pairwise_similarity_and_details():
     source = jax.random.normal(jax.random.key(20), (6, 4, 4, 2))
     np.testing.assert_allclose(

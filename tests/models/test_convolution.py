@@ -80,6 +80,7 @@ def test_conv_chooses_by_shape_and_dtype(shape, features, dtype, pays):
     np.testing.assert_allclose(np.asarray(layer.apply(variables, x), np.float32), expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_double_and_convolve_equals_repeat_then_convolve():
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 5, 6))

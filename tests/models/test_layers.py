@@ -96,6 +96,7 @@ def test_rotary_products_depend_on_the_shift_alone():
     assert abs(product[0, 0, 0, 1] - product[0, 1, 0, 0]) > 1e-2
 
 
+@pytest.mark.slow
 def test_attention_equals_plain_softmax():
     model = layers.SelfAttention(heads=2)
     x = jax.random.normal(jax.random.key(0), (2, 5, 8))

@@ -202,6 +202,7 @@ def _exponential(a):
     return total
 
 
+@pytest.mark.slow
 def test_a_schedule_per_token_gives_each_token_its_own_share(x64):
     powers = np.array([0.5, 1.0, 3.0])
     process = processes.absorbing(5, schedules.polynomial(powers))

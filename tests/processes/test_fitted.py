@@ -50,6 +50,7 @@ def test_the_fitted_path_has_the_least_energy():
             assert own < kinetic_energy(other, separation, process.scale) + 0.02
 
 
+@pytest.mark.slow
 def test_known_optima():
     few = P.kinetic_optimal(np.random.default_rng(0).normal(size=(5, 1000)))
     t = np.linspace(0.02, 0.98, 9)

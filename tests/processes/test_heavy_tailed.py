@@ -103,6 +103,7 @@ def test_posterior_is_bayes_rule_on_a_grid(process, x64):
     assert not np.allclose(std, process.reverse(t, s)[2], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_training_uses_the_heavy_noise():
     """The clean estimate that minimises the loss is the field's, not the Gaussian one."""
     process, points = P.PoissonFlow(2.0), jnp.array([[1.0], [-1.0]])

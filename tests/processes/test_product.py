@@ -77,6 +77,7 @@ def test_joint_and_conditional_log_likelihood_within_a_hundredth_of_a_nat():
     assert abs(gap.mean()) < 0.01 and np.median(np.abs(gap)) < 0.01, gap.mean()
 
 
+@pytest.mark.slow
 def test_the_joint_loss_is_least_at_the_exact_denoiser():
     x = jax.random.multivariate_normal(jax.random.key(1), jnp.zeros(2), COVARIANCE, (4096,))
     x0 = {"u": x[:, :1], "v": x[:, 1:]}
@@ -97,6 +98,7 @@ def test_the_joint_loss_is_least_at_the_exact_denoiser():
     np.testing.assert_allclose(loss(denoise, weights={"u": 0.0, "v": 0.0}), 0.0)
 
 
+@pytest.mark.slow
 def test_symmetric_noise_and_masks():
     mask = jnp.array([1.0, 1, 1, 0])
     process = P.Symmetric(P.VP(), mask)

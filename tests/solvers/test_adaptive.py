@@ -48,6 +48,7 @@ def test_error_falls_with_the_tolerance_to_the_exact_flow(x64, name):
         assert counts[1] > counts[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [solvers.adaptive(1e-4, 1e-4), solvers.dpm_adaptive(3)])
 def test_evaluations_are_counted_and_belong_to_the_sample(solver):
     """The network is called as often as the slowest sample needs, with every sample's own time; a sample

@@ -106,6 +106,7 @@ def test_replay_batch_size_and_ends():
     testing.invariance(run, keys, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_leaves_of_a_pytree_have_paths_of_their_own():
     x = {"image": jnp.zeros((3, 2)), "label": jnp.zeros((3, 2))}
     noise = paths(processes.VP(), 3).noise(jnp.float32(0.9), jnp.float32(0.2), x)

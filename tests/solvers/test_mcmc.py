@@ -81,6 +81,7 @@ def test_the_chain_finds_every_mode_through_the_high_levels():
     np.testing.assert_allclose(np.var(near, axis=0), [0.2, 0.3], atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [processes.VP(), processes.EDM()], ids=["VP", "EDM"])
 @pytest.mark.parametrize("name", ["dpmpp 2", "heun", "unipc", "ancestral"])
 def test_the_way_home_is_the_solver_on_a_grid_of_each_samples_own(process, name):
@@ -103,6 +104,7 @@ def test_the_way_home_is_the_solver_on_a_grid_of_each_samples_own(process, name)
         np.testing.assert_allclose(found["x"][mine], alone[mine], rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_the_conditional():
     """The loss of the exact conditional is its entropy, and any other classifier's is larger."""
     process = processes.EDM()

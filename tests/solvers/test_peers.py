@@ -64,6 +64,7 @@ def noise_of_rows(rows, method):
     return np.where((rows.arrives > 0)[:, None, None], NOISE[np.minimum(step, 6)], 0.0)
 
 
+@pytest.mark.slow
 def test_ends_agree_with_peers(x64):
     denoisers = {p: TARGET.denoiser(p) for p in (VP, EDM)}
     run = jax.jit(

@@ -39,6 +39,7 @@ def test_particles_follow_the_tilted_law(potential):
     np.testing.assert_allclose(jnp.log(jnp.mean(jnp.exp(state.log_normaliser))), EXACT["log_z"], atol=0.1)
 
 
+@pytest.mark.slow
 def test_the_error_falls_with_the_number_of_particles():
     weights = [
         float(jnp.mean(run(ST.particles(S.ancestral(), reward, n), 640 // n, n)[0] > 0)) for n in (2, 64)

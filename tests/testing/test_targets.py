@@ -221,6 +221,7 @@ def test_gaussian_is_a_mixture_of_one(x64):
         np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_second_endpoint_shifts_the_marginal(x64):
     class Bridge(processes.RectifiedFlow):
         def coefficients(self, t):

@@ -77,6 +77,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_one_that_was_not(tmp_path, mod
     assert steps == [5, 10, 15, 20, 25, 30]
 
 
+@pytest.mark.slow
 def test_other_devices_continue_to_rounding_and_it_is_said(tmp_path, capsys):
     whole = train(parallel="pmap")
     with pytest.raises(Interrupted):
@@ -93,6 +94,7 @@ def test_a_finished_run_is_not_trained_further(run, straight, capsys):
     assert "from step 30" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_updates_per_dispatch_see_the_same_batches_and_keys(straight):
     state = train(updates_per_dispatch=4)  # the last dispatch has two
     single = train()
@@ -247,6 +249,7 @@ def breaks(*bad):
     return broken
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_counted_told_and_resumed(tmp_path):
     options = {"loss": breaks(7, 8, 13), "nonfinite": "skip", "parallel": "pmap", "log_every": 2}
     whole = train(tmp_path / "whole", **options)

@@ -33,6 +33,7 @@ def vector(params):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
 
 
+@pytest.mark.slow
 def test_a_profile_that_was_not_kept_is_the_one_tracked_in_the_run(run):
     out, state = run
     assert len(list((out / "snapshots").iterdir())) == 32
