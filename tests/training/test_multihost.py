@@ -119,11 +119,13 @@ def test_every_example_of_an_epoch_is_seen_once(whole, moved):
         assert sorted(order[epoch * SIZE : (epoch + 1) * SIZE]) == list(range(SIZE))
     for layout in (1, 2, 4):
         seen = moved.seen(layout)
-        assert seen
+        complete = [step for step, ids in seen.items() if len(ids) == BATCH]
+        assert len(complete) >= 5
         for step, ids in seen.items():
-            if len(ids) == BATCH:  # of a killed process the last lines may be missing
+            if step <= max(complete):
                 assert ids == expected[step]
-        assert sum(len(ids) == BATCH for ids in seen.values()) >= len(seen) - 2
+            else:  # a process runs some steps ahead of one that was killed
+                assert layout == 2 and set(ids) < set(expected[step])
 
 
 def test_an_exception_on_one_process_ends_all(whole):
