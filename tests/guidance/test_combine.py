@@ -49,6 +49,7 @@ def test_composed_conditions_and_negative_ones():
         G.composed(normal(0.0), [normal(1.0)], [])
 
 
+@pytest.mark.slow
 def test_dynamic_scales_and_one_call():
     def denoise(x, t, condition):
         return VP.coefficients(t)[0] * x * condition[:, None]

@@ -53,6 +53,7 @@ def test_the_continuous_bound_is_the_entropy_for_the_exact_denoiser_and_above_it
     assert mean(wrong(process))[0] > value + 0.03
 
 
+@pytest.mark.slow
 @each
 def test_the_finite_bound_is_above_the_entropy_and_falls_to_it(process):
     net = TARGET.denoiser(process)
@@ -122,6 +123,7 @@ def test_hybrid_adds_the_cross_entropy_of_clean_tokens():
     np.testing.assert_allclose(both - plain, 3.0 * cross, rtol=1e-4)
 
 
+@pytest.mark.slow
 @each
 def test_score_entropy_of_the_ratios_is_the_bound(process):
     exact = TARGET.denoiser(process)

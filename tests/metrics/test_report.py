@@ -40,6 +40,7 @@ def test_digits_against_copies_and_fresh_images(tmp_path):
     assert f"{score.value:.4f}" in text and f"{score.value / score.floor:.2f}" in text
 
 
+@pytest.mark.slow
 def test_vectors_against_a_shifted_copy():
     moons = data.load("moons", train=800, held_out=200)
     good = evaluate(moons, data.load("moons", train=200, seed=9).train["x"], draws=2)

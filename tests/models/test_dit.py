@@ -47,6 +47,7 @@ def test_positions_are_used(positions, monkeypatch):
     assert gap() < 1e-5
 
 
+@pytest.mark.slow
 def test_published_size():
     model = models.build("DiT-S/2", sample_shape=(32, 32, 4), num_classes=1000)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)), 0.0)

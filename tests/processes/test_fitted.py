@@ -31,6 +31,7 @@ def test_the_separation_of_gaussian_data_and_of_few_points():
     np.testing.assert_allclose(P.data_separation(few, r[1:]), 1.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_fitted_path_has_the_least_energy():
     rng = np.random.default_rng(1)
     for data in (

@@ -21,6 +21,7 @@ def paths(process, n=8, seed=0, **settings):
     return solvers.brownian(jax.random.split(jax.random.key(seed), n), process, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.6, 1.7])
 def test_law_of_the_noise(tau):
     """Steps without overlap have independent standard noise; overlapping ones correlate as B does."""

@@ -41,6 +41,7 @@ def test_levels_are_equal_steps_in_log_snr():
         solvers.levels(processes.RectifiedFlow(), 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
 def test_the_chain_keeps_the_law_of_the_product_space(process):
     n, times = 8000, space(process)

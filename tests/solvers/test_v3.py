@@ -24,6 +24,7 @@ def between(process, steps):
     return np.minimum(grid, process.t_max)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_limits_are_dpm_solver_and_plus_plus(x64, order):
     x = jax.random.normal(jax.random.key(0), (4, 2))
