@@ -47,7 +47,7 @@ class Train:
       batch_size: examples of an update, over all devices.
       seed: of parameters, data order, times, noise and samples.
       checkpoint_every: updates between checkpoints; the last update has one too.
-      model: network, such as UNet-XS or "MLP-S(width=256)".
+      model: network, such as UNet-XS or "DiT-S/2(dtype='bfloat16', remat='dots')"; parameters are float32.
       process: forward process, such as EDM or "VP(beta_max=10)".
       parallel: auto is pmap over several devices and jit on one, or on a mesh that has more axes than data.
       mesh: axes of the devices, such as "data=2,fsdp=4"; also tensor. All of them data by default.
