@@ -8,7 +8,7 @@ process (IR-SDE) and a residual process (RDDM) lead from each clean patch to its
 each, told the degraded patch but not how it came about, learns the way back. Prints the peak signal-to-noise
 ratio of parts of the photographs that were never trained on, beside that of the degraded images and of
 Wiener filters, linear maps of 7 x 7 pixels. Seen, after noise and after blur: degraded 16.5 and 21.8, Wiener
-22.4 and 22.9, one evaluation 25.0 and 23.5 (RDDM 24.8 and 23.2), sharper samples 23.1 and 21.2, means 24.7 and 22.7.
+22.4 and 22.9, one evaluation 25.0 and 23.5 (RDDM 24.8 and 23.2), samples 23.1 and 21.2, means 24.7, 22.7.
 """
 
 import argparse
