@@ -92,7 +92,8 @@ def test_a_process_whose_peer_is_gone_ends_in_time_with_a_message(moved):
     codes, seconds, words = moved.lost
     assert codes[1] == -signal.SIGKILL and codes[0] not in (0, -signal.SIGKILL)
     assert seconds < 40  # a heartbeat of ten seconds, on a machine that may be busy
-    assert "ends" in words and "peers" in words
+    # by the error of a collective, or else by the heartbeat, where the runtime ends the process itself
+    assert "its peers end with it" in words or "another task died" in words
 
 
 def test_sigterm_saves_at_that_step(moved):
