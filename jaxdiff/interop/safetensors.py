@@ -5,6 +5,7 @@ import os
 
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from jaxdiff.training.state import leaves_by_path
 
@@ -63,7 +64,7 @@ def load_safetensors(path):
         raise ValueError(f"load_safetensors: expected a safetensors file, got {path} ({error})") from None
     length = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
-    return _nested(leaves), json.loads(metadata[_CONFIG]) if _CONFIG in metadata else None
+    return unflatten_dict(leaves, sep="/"), json.loads(metadata[_CONFIG]) if _CONFIG in metadata else None
 
 
 def _array(entry):
@@ -72,17 +73,6 @@ def _array(entry):
     if kind is None:
         raise ValueError(f"load_safetensors: expected one of {', '.join(_KINDS)}, got {entry['dtype']}")
     return np.frombuffer(entry["data"], kind).reshape(entry["shape"])
-
-
-def _nested(leaves):
-    tree = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[name] = leaf
-    return tree
 
 
 def _library():

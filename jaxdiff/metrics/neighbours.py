@@ -1,11 +1,12 @@
 """Quality by nearest neighbours: fidelity, diversity and memorisation."""
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 
 def _nearest(points, queries, k=1):
     """(len(queries), k) distances to the k nearest of `points`, ascending."""
+    from sklearn.neighbors import NearestNeighbors
+
     return NearestNeighbors(n_neighbors=k).fit(points).kneighbors(queries)[0]
 
 

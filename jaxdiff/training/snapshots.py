@@ -6,6 +6,7 @@ import zipfile
 import zlib
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from jaxdiff.training import ema as ema_
 from jaxdiff.training.state import leaves_by_path
@@ -64,7 +65,7 @@ def synthesize(run, profile, step=None):
         for number, average in enumerate(_read(file)):
             part = {path: weights[own + number] * array.astype(np.float64) for path, array in average.items()}
             total = part if total is None else {path: total[path] + part[path] for path in total}
-    return step, _nested({path: array.astype(np.float32) for path, array in total.items()})
+    return step, unflatten_dict({path: a.astype(np.float32) for path, a in total.items()}, sep="/")
 
 
 def _index(run):
@@ -121,14 +122,3 @@ class _opened:
             f"synthesize: expected a whole snapshot, got a damaged {self._path} ({error}); remove it: the "
             "others give nearly the same"
         )
-
-
-def _nested(leaves):
-    tree = {}
-    for path, leaf in leaves.items():
-        *folders, last = path.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = leaf
-    return tree
