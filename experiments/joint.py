@@ -33,7 +33,8 @@ def main():
     arguments = parser.parse_args()
     data = jd.data.load("digits")
     denoise = trained(data, 20 if arguments.smoke else arguments.steps)
-    truth = encoded(data.to_model(data.held_out["x"]), data.held_out["label"])
+    held_out = {name: rows[: 60 if arguments.smoke else None] for name, rows in data.held_out.items()}
+    truth = encoded(data.to_model(held_out["x"]), held_out["label"])
     keys = jax.random.split(jax.random.key(1), len(truth["label"]))
 
     @jax.jit
@@ -52,7 +53,7 @@ def main():
         return sample(keys, known, PROCESS.only("image"), {"image": (8, 8, 1)})["image"]
 
     expected, drawn = label(keys, truth["image"])
-    classified(data, {"one evaluation": expected, f"sampled, {STEPS} evaluations": drawn})
+    classified(data.train, held_out, {"one evaluation": expected, f"sampled, {STEPS} evaluations": drawn})
     drawn = {**truth, "image": image(keys, truth["label"])}
     pairs = {"drawn for a label": drawn, "drawn together": both(keys)}
     drawn_well(data, pairs | {"real": truth})
@@ -115,11 +116,11 @@ def sample(keys, denoise, process, shape):
     return jd.sample(keys, denoise, process, solver, grid, shape=shape)
 
 
-def classified(data, found):
+def classified(train, held_out, found):
     """How often labels of held-out images are right."""
     from sklearn.linear_model import LogisticRegression
 
-    (x, truth), train = (data.held_out[name] for name in ("x", "label")), data.train
+    x, truth = held_out["x"], held_out["label"]
     plain = LogisticRegression(max_iter=1000).fit(train["x"].reshape(-1, 64) / 16, train["label"])
     found = {name: np.argmax(label, 1) for name, label in found.items()}
     found["logistic regression"] = plain.predict(x.reshape(-1, 64) / 16)
