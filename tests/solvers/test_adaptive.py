@@ -75,7 +75,7 @@ def test_evaluations_are_counted_and_belong_to_the_sample(solver):
 @pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
 def test_reverse_sde_has_the_law_of_the_data(process):
-    n = 4000
+    n = 1500
     solver = solvers.adaptive(3e-2, 3e-2, tau=1.0)
     target = testing.gaussian([0.5, -0.2], [0.25, 0.04])
     out = jd.sample(
