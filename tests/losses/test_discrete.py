@@ -228,28 +228,6 @@ def test_energy_matching_has_the_gradient_of_the_divergence():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["step", "sample"])
-def test_contrastive_falls_when_the_condition_tells_data_from_negatives(kind):
-    process, n = processes.absorbing(4), 4000
-    label = jax.random.randint(jax.random.key(0), (n,), 0, 4)
-    x0 = jnp.stack([label] * 3, 1)
-    negatives = jnp.stack([(x0 + i) % 4 for i in (1, 2, 3)], 1)
-    told = lambda x, t: 3.0 * jax.nn.one_hot(label, 4)[:, None, :].repeat(3, 1)  # noqa: E731
-    blind = lambda x, t: jnp.zeros((n, 3, 4))  # noqa: E731
-
-    def extra(net):
-        key = jax.random.key(1)
-        with_, without = (
-            discrete.contrastive(net, k, x0, negatives, process=process, weight=w, kind=kind).mean()
-            for w, k in ((1.0, key), (0.0, jax.random.key(1)))
-        )
-        return float(with_ - without)
-
-    assert abs(extra(blind) - np.log(4)) < (1e-3 if kind == "step" else 1.5)
-    assert extra(told) < 0.75 * extra(blind)
-
-
-@pytest.mark.slow
 def test_residual_nce_finds_the_log_ratio():
     """Two bits that are equal: the factorised denoiser misses it, and the energy makes up for it."""
     target, process = testing.joint([[0.45, 0.05], [0.05, 0.45]]), processes.absorbing(2)
@@ -319,5 +297,3 @@ def test_bad_input_is_named():
     for other in (processes.uniform(3), processes.mask_and_replace(3, 0.6)):
         with pytest.raises(ValueError, match="absorbing process"):
             discrete.any_order(net, jax.random.key(0), np.zeros((2, 3), int), process=other)
-    with pytest.raises(ValueError, match="negatives"):
-        discrete.contrastive(net, key, np.zeros((2, 3), int), np.zeros((2, 3), int), process=process)

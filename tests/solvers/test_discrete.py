@@ -149,13 +149,6 @@ def test_the_confidence_of_the_drawn_token_prefers_likely_sequences():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit, eta", [("rescale", 0.2), ("cap", 0.03)])
-def test_remasking_keeps_the_law(limit, eta):
-    grid = grids.uniform(ABSORBING, 200)
-    law_is_exact(ABSORBING, discrete.remasking(eta, limit), grid, 200, **SOME)
-
-
-@pytest.mark.slow
 def test_remasking_without_eta_is_ancestral_and_with_it_changes_tokens():
     grid = grids.uniform(ABSORBING, 20)
     keys = jax.random.split(jax.random.key(0), 500)

@@ -11,8 +11,9 @@ by a grid of fewer steps. Infilling starts from tokens that are partly masked: `
 """
 
 from jaxdiff.solvers.discrete.energy import importance
-from jaxdiff.solvers.discrete.masked import confidence, first_hitting, remasking
+from jaxdiff.solvers.discrete.masked import confidence, first_hitting
 from jaxdiff.solvers.discrete.prompts import Scaffold, clamped, prompt, scaffold
+from jaxdiff.solvers.discrete.remasking import remasking
 from jaxdiff.solvers.discrete.steps import ancestral, tau_leaping
 from jaxdiff.solvers.discrete.transforms import denoiser, restrict, temperature, top_p
 

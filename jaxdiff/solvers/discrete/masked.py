@@ -1,4 +1,4 @@
-"""Samplers of the absorbing process: at the times of its events, in order of confidence, with remasking."""
+"""Samplers of the absorbing process: at the times of its events, and in order of confidence."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_choice, check_count, dataclass, fold_in, safe_divide, static_field
+from jaxdiff.core import check_choice, check_count, dataclass, fold_in, static_field
 from jaxdiff.core.categorical import categorical, fine_uniform
-from jaxdiff.processes.discrete import times_for
-from jaxdiff.solvers.discrete.steps import DiscretePlan, Tokens, Walk, check_process, lay_out, per_row
+from jaxdiff.solvers.discrete.steps import DiscretePlan, Walk, check_process, lay_out, per_row
 
 RULES = ("probability", "margin", "entropy", "token")
-LIMITS = ("rescale", "cap")
 
 
 class Events(NamedTuple):
@@ -156,47 +154,3 @@ def confidence(rule="entropy"):
     """
     check_choice("confidence", "rule", rule, RULES)
     return Confidence(rule)
-
-
-@dataclass
-class Remasking(Walk):
-    """See `remasking`."""
-
-    eta: float
-    limit: str = static_field()
-
-    def plan(self, process, grid):
-        """The `DiscretePlan`."""
-        return lay_out("remasking", process, grid, masked=True)
-
-    def step(self, denoise, state, row, draw):
-        """Masked tokens are unmasked and others masked again, so that the shares are the process's."""
-        x, process = state.x, row.process
-        x0 = categorical(fold_in(draw.keys, 1), self.logits(denoise, x, row.t, process))
-        u = fine_uniform(fold_in(draw.keys, 0), x.shape[1:])
-        level_t, level_s = (process.schedule.level(times_for(x, t, "remasking")) for t in (row.t, row.to))
-        most = jnp.minimum(1.0, safe_divide(level_s, 1 - level_t, 1.0))
-        sigma = self.eta * most if self.limit == "rescale" else jnp.minimum(self.eta, most)
-        unmask = safe_divide(1 - level_s - (1 - sigma) * (1 - level_t), level_t)
-        revealed = jnp.where(u < unmask, x0, process.mask)
-        remasked = jnp.where(u < sigma, process.mask, x)
-        return Tokens(jnp.where(x == process.mask, revealed, remasked), state.evaluations + 1)
-
-
-def remasking(eta=0.1, limit="rescale"):
-    """Ancestral sampling that masks tokens again, to correct them.
-
-        unmasked:  masked with probability sigma
-        masked:    unmasked with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)
-
-    which has the marginals of the absorbing process for every sigma up to `sigma_max = min(1, (1 - alpha_s) /
-    alpha_t)`. Wang et al. (2025), arXiv:2503.00307.
-
-    Args:
-      eta: in [0, 1]; 0 is ancestral sampling.
-      limit: sigma = eta sigma_max ("rescale") or min(eta, sigma_max) ("cap").
-    """
-    check_choice("remasking", "limit", limit, LIMITS)
-    if isinstance(eta, (int, float)) and not 0 <= eta <= 1:
-        raise ValueError(f"remasking: expected eta in [0, 1], got {eta}")
-    return Remasking(eta, limit)
