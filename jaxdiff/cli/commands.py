@@ -32,7 +32,7 @@ class Sample:
       labels: classes to draw, repeated to the number; every class in turn if None.
       seed: of the samples; the run's own if None.
       out: files OUT.npz and OUT.png; RUN/samples if None.
-      solver: such as "dpmpp_multistep(2)"; the run's own if None.
+      solver: such as "dpmpp_multistep(2)", or FILE.json of a tuned one; the run's own if None.
       grid: such as karras; the run's own if None.
       steps: of the grid; the run's own if None.
       guidance_scale: of classifier-free guidance; the run's own if None.
@@ -61,7 +61,7 @@ class Evaluate:
       run: directory of `jaxdiff train`.
       number: of samples; the run's own if None.
       seed: of the samples; the run's own if None.
-      solver: such as "dpmpp_multistep(2)"; the run's own if None.
+      solver: such as "dpmpp_multistep(2)", or FILE.json of a tuned one; the run's own if None.
       grid: such as karras; the run's own if None.
       steps: of the grid; the run's own if None.
       guidance_scale: of classifier-free guidance; the run's own if None.
@@ -239,6 +239,8 @@ def _load(given):
     if given.number is not None and given.number < 1:
         raise ValueError(f"number: expected at least 1 sample, got {given.number}")
     config |= {name: value for name, value in own.items() if value is not None}
+    if config["solver"].endswith(".json") and (given.grid is not None or given.steps is not None):
+        raise ValueError(f"solver: expected no grid and steps with {config['solver']}, which has its own")
     return config, _served(given.run, config, given.ema)[1]
 
 

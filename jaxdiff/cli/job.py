@@ -94,7 +94,9 @@ def make_sampler(job, config):
             f"make_sampler: expected guidance_scale 1 for a run without label_drop, got {scale}; "
             "train with labels and --label-drop 0.1"
         )
-    grid = lookup("grid", config["grid"], job.process, config["sample_steps"])
+    grid = None  # a tuned solver has its own
+    if not isinstance(solver, jd.solvers.Tuned):
+        grid = lookup("grid", config["grid"], job.process, config["sample_steps"])
     record = data_of(config)
 
     def chunk(shared, number, labels):

@@ -84,9 +84,13 @@ def parse(family, text):
 def lookup(family, text, *first):
     """What `text` names in `family`, called with `first` and its own arguments.
 
+    A solver may also be the file of a tuned one, FILE.json.
+
     Raises:
       ValueError: as of `parse`, or for arguments that the thing does not take.
     """
+    if family == "solver" and str(text).endswith(".json"):
+        return solvers.load(text)
     name, positional, keywords = parse(family, text)
     function = AUGMENTATIONS[name] if family == "augment" else getattr(FAMILIES[family][0], name)
     try:

@@ -5,6 +5,7 @@ import json
 import pathlib
 import warnings
 
+import jax
 import numpy as np
 
 from jaxdiff.core import concrete, dataclass, is_concrete, static_field
@@ -20,11 +21,14 @@ class Tuned:
     Attributes:
       rows: the `Tableau`.
       process: the process it was made for, as text.
-      about: further notes, as sorted `(name, text)` pairs: the target, the error reached.
+      shape: of the examples it was made for, or None: any.
+      about: further notes, as sorted `(name, text)` pairs: the error reached, and what `tune` was told, such
+        as the guidance scale; a denoiser itself cannot be recognised.
     """
 
     rows: Tableau
     process: str = static_field()
+    shape: tuple | None = static_field(default=None)
     about: tuple = static_field(default=())
 
     @property
@@ -51,7 +55,14 @@ class Tuned:
         return self.rows
 
     def init(self, x, rows):
-        """The sampler's state at the start."""
+        """The sampler's state at the start; warns if examples have another shape than it was made for."""
+        found = jax.tree.map(lambda leaf: leaf.shape[1:], x)
+        if self.shape not in (None, found):
+            warnings.warn(
+                f"{self.name} was tuned for examples of shape {self.shape} and is used on {found}; expect "
+                "larger errors, or tune again",
+                stacklevel=3,
+            )
         return rows.init(x, rows)
 
     def step(self, denoise, state, row, draw):
@@ -62,27 +73,42 @@ class Tuned:
         """Writes a JSON file that `load` reads back bit for bit."""
         fields = {f.name: getattr(self.rows, f.name) for f in dataclasses.fields(self.rows)}
         rows = {name: np.asarray(v).tolist() if np.ndim(v) else v for name, v in fields.items()}
-        content = {"format": FORMAT, "process": self.process, "about": dict(self.about), "rows": rows}
-        pathlib.Path(path).write_text(json.dumps(content, indent=1))
+        content = {"format": FORMAT, "process": self.process, "shape": self.shape, "about": dict(self.about)}
+        pathlib.Path(path).write_text(json.dumps(content | {"rows": rows}, indent=1))
 
 
 def load(path):
     """A `Tuned` solver from the file that it was saved to.
 
     Raises:
-      ValueError: for a file of another kind or version.
+      ValueError: for a file of another kind or version, or one whose numbers do not fit together.
     """
     try:
         content = json.loads(pathlib.Path(path).read_text())
-        rows, known = dict(content["rows"]), content["format"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        known, process, about = content["format"], content["process"], content["about"]
+        arrays = {name: np.asarray(v) if isinstance(v, list) else v for name, v in content["rows"].items()}
+        rows, shape, about = Tableau(**arrays), content.get("shape"), tuple(sorted(about.items()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"load: expected the JSON file of a tuned solver, got {path} ({error})") from None
     if known != FORMAT:
         raise ValueError(
             f"load: expected format {FORMAT} in {path}, got {known}; save it again with this version"
         )
-    arrays = {name: np.asarray(v) for name, v in rows.items() if isinstance(v, list)}
-    return Tuned(Tableau(**{**rows, **arrays}), content["process"], tuple(sorted(content["about"].items())))
+    _check(path, rows)
+    return Tuned(rows, process, None if shape is None else tuple(shape), about)
+
+
+def _check(path, rows):
+    """Refuses numbers that are not those of one table: changed by hand, or cut off."""
+    n, width = np.size(rows.t), np.shape(rows.next)[-1] if np.ndim(rows.next) else 0
+    wanted = {"t": (n,), "to": (n,), "arrives": (n,), "keep": (n, 2), "next": (n, width), "base": (n, width)}
+    for name, shape in wanted.items():
+        found = np.asarray(getattr(rows, name))
+        if found.shape != shape or found.dtype.kind not in "if" or not np.isfinite(found).all():
+            raise ValueError(
+                f"load: expected finite numbers of shape {shape} as {name} in {path}, got shape "
+                f"{found.shape}; tune again"
+            )
 
 
 def describe(process):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
+from jaxdiff.core import check_count
 from jaxdiff.solvers.exponential import dpmpp_multistep
 from jaxdiff.solvers.multistep import unipc
 from jaxdiff.solvers.presets import on_levels
@@ -19,7 +20,7 @@ CHUNK = 2**19  # values of a Jacobian held at once
 
 def tune(
     key, denoise, process, nfe, *, shape, samples=128, proposals=250, updates=60, grid_only=False,
-    reference=None, about=None,
+    reference=None, condition=None, about=None,
 ):  # fmt: skip
     """A solver of `nfe` evaluations whose grid and coefficients fit one denoiser: found in seconds.
 
@@ -46,31 +47,52 @@ def tune(
       grid_only: keep the proposals' best solver and grid, without free coefficients.
       reference: the plan whose ends are to be reached; by default 256 steps of UniPC-3, which go further
         towards data than `t_min`, so that what noise is left there does not limit the result.
-      about: dict of notes to keep with the result.
+      condition: array or pytree of `(m, ...)` conditions that the paths take in turn, such as
+        `np.arange(10)`; the denoiser is then called as `denoise(x, t, condition)`.
+      about: dict of notes to keep with the result, such as the guidance scale.
 
     Returns:
       `Tuned`: a solver for `jd.sample` without a grid, and a file by `save`.
 
     Raises:
-      ValueError: for fewer than 2 evaluations.
+      ValueError: for fewer than 2 evaluations, a process with a second endpoint or without a signal-to-noise
+        ratio, or a denoiser whose reference paths are not finite.
     """
-    if isinstance(nfe, bool) or not isinstance(nfe, (int, np.integer)) or nfe < 2:
-        raise ValueError(f"tune: expected nfe to be an integer of at least 2, got {nfe}")
+    check_count("tune", 2, nfe=nfe)
+    check_count("tune", samples=samples, proposals=proposals)
+    if not hasattr(process, "log_snr") or process.paired:
+        raise ValueError(
+            f"tune: expected a process between data and noise, got {type(process).__name__}; take "
+            "jd.solvers.default, or a solver of its own kind"
+        )
     family = list(denoise) if isinstance(denoise, (list, tuple)) else [denoise]
     held = max(samples // 4, 16)
     keys = jax.random.split(jax.random.fold_in(key, 0), samples + held)
     x = jax.vmap(lambda k: process.prior(k, tuple(shape)))(keys)
     fine = fine_plan(process) if reference is None else reference
-    ends = jnp.stack([jax.jit(lambda x, D=D: walk_to_end(D, fine, x))(x) for D in family])
+    condition = jax.tree.map(lambda c: jnp.asarray(c)[np.arange(len(x)) % len(c)], condition)
+    ends = [jax.jit(lambda x, given, D=D: walk_given(D, fine, x, given))(x, condition) for D in family]
+    ends = jnp.stack(ends)
+    if not np.isfinite(ends).all():
+        raise ValueError("tune: expected finite reference paths, got some that are not; look at the denoiser")
     fit = Fit(family, float(FLOOR * jnp.sqrt(jnp.mean(ends**2))))
-    paths, check = (x[:samples], ends[:, :samples]), (x[samples:], ends[:, samples:])
+    paths, check = (
+        (x[part], ends[:, part], jax.tree.map(lambda c, part=part: c[part], condition))
+        for part in (slice(samples), slice(samples, None))
+    )
     plans = proposed(process, nfe, proposals, np.random.default_rng(seed_of(key)))
     start = plans[int(np.argmin(scored(fit, plans, paths)))]
     rows = start if grid_only else fit.descend(process, start, paths, check, updates)
     errors = np.asarray(jax.jit(fit.errors)(numeric(rows), *check))
     notes = {"error": f"{np.median(errors):.3g}", "kept": "start" if rows is start else "tuned"}
-    notes |= about or {}
-    return Tuned(rows, describe(process), tuple(sorted((k, str(v)) for k, v in notes.items())))
+    notes = {name: str(value) for name, value in (notes | (about or {})).items()}
+    return Tuned(rows, describe(process), tuple(shape), tuple(sorted(notes.items())))
+
+
+def walk_given(denoise, rows, x, condition=None):
+    """The end of a plan from `x`, of a denoiser that is told the conditions, if there are any."""
+    told = denoise if condition is None else lambda x, t: denoise(x, t, condition)
+    return walk_to_end(told, rows, x)
 
 
 def fine_plan(process, steps=256):
@@ -107,32 +129,33 @@ def scored(fit, plans, paths, batch=32):
 class Fit:
     """Distances of samplers' ends from reference ends, and the descent on them.
 
-    Paths are `(x, ends)`: starts `(n, ...)`, and ends `(denoisers, n, ...)`.
+    Paths are `(x, ends, condition)`: starts `(n, ...)`, ends `(denoisers, n, ...)`, and conditions
+    `(n, ...)` or None.
     """
 
     def __init__(self, family, floor):
         self.family, self.floor = family, floor
 
-    def residuals(self, rows, x, ends):
+    def residuals(self, rows, x, ends, condition=None):
         """`(denoisers n, values)`, sampled end minus reference end."""
-        runs = [walk_to_end(D, rows, x) for D in self.family]
+        runs = [walk_given(D, rows, x, condition) for D in self.family]
         return (jnp.stack(runs) - ends).reshape(len(self.family) * len(x), -1)
 
-    def errors(self, rows, x, ends):
+    def errors(self, rows, *paths):
         """`(denoisers n,)` distances."""
-        return jnp.linalg.norm(self.residuals(rows, x, ends), axis=1)
+        return jnp.linalg.norm(self.residuals(rows, *paths), axis=1)
 
-    def objective(self, rows, x, ends):
+    def objective(self, rows, *paths):
         """The mean of `log(distance^2 + floor^2) / 2`."""
-        squares = jnp.sum(self.residuals(rows, x, ends) ** 2, axis=1)
+        squares = jnp.sum(self.residuals(rows, *paths) ** 2, axis=1)
         return 0.5 * jnp.mean(jnp.log(squares + self.floor**2))
 
     def normal_equations(self, table, size, paths):
         """`change -> (gradient, Gauss-Newton curvature)` of the objective, examples in chunks."""
-        count, (x, ends) = len(paths[0]), paths
+        count, (x, ends, *condition) = len(paths[0]), paths
         most = max(CHUNK // (size * len(self.family) * x[0].size), 1)
         chunk = max(n for n in range(1, min(most, count) + 1) if count % n == 0)
-        x = x.reshape(-1, chunk, *x.shape[1:])
+        x, condition = jax.tree.map(lambda v: v.reshape(-1, chunk, *v.shape[1:]), (x, condition))
         ends = jnp.moveaxis(ends.reshape(len(ends), -1, chunk, *ends.shape[2:]), 1, 0)
 
         def part(change, paths):
@@ -143,7 +166,7 @@ class Fit:
             return slope @ value, slope @ slope.T
 
         def total(change):
-            parts = jax.lax.map(lambda paths: part(change, paths), (x, ends))
+            parts = jax.lax.map(lambda paths: part(change, paths), (x, ends, *condition))
             return jax.tree.map(lambda p: jnp.sum(p, axis=0) / (count * len(self.family)), parts)
 
         return jax.jit(total)
@@ -152,7 +175,7 @@ class Fit:
         """The plan best on `check` on the way of Levenberg-Marquardt from `start` on `paths`; or `start`."""
         size, table = free_table(process, start)
         equations = self.normal_equations(table, size, paths)
-        score = jax.jit(lambda change, x, ends: self.objective(table(change), x, ends))
+        score = jax.jit(lambda change, *paths: self.objective(table(change), *paths))
 
         def single(change):
             return jnp.asarray(change, jnp.float32)

@@ -1,12 +1,16 @@
 """Tuned solvers: what they reach, also away from what they were tuned on, and their file."""
 
+import functools
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.solvers.tuning import free_table, unrolled
+from jaxdiff.solvers.search import walk_to_end
+from jaxdiff.solvers.tuning import Fit, free_table, unrolled
 
 S, VP = jd.solvers, jd.processes.VP()
 TARGET = jd.testing.gaussian_mixture(
@@ -15,7 +19,13 @@ TARGET = jd.testing.gaussian_mixture(
 OTHER = jd.testing.gaussian_mixture(
     np.array([[0.3, -0.8], [-0.5, 0.9], [1.2, 0.4]]), np.array([0.1, 0.01, 0.04]), np.array([0.2, 0.5, 0.3])
 )
+BOTH = [target.denoiser(VP) for target in (TARGET, OTHER)]
 STARTS = jax.random.normal(jax.random.key(9), (512, 2))
+
+
+def told(x, t, label):
+    one, other = (D(x, t) for D in BOTH)
+    return jnp.where((label == 0)[:, None], one, other)
 
 
 def median(solver, target=TARGET):
@@ -79,9 +89,38 @@ def test_the_file_is_exact_and_warns_elsewhere(tuned, tmp_path):
         back.plan(jd.processes.VP(beta_max=15.0))
     with pytest.raises(ValueError, match="its own"):
         back.plan(VP, jd.grids.uniform(VP, 6))
-    (tmp_path / "other.json").write_text("[1]")
-    with pytest.raises(ValueError, match="tuned solver"):
-        S.load(tmp_path / "other.json")
+    with pytest.warns(UserWarning, match=r"tuned for examples of shape \(2,\) and is used on \(3,\)"):
+        jd.sample(None, lambda x, t: 0.5 * x, VP, back, x=jnp.ones((4, 3)))
+
+
+def test_files_that_are_not_whole_are_refused(tmp_path):
+    rows = S.unipc(2).plan(VP, jd.grids.log_snr(VP, 3))
+    path = tmp_path / "tuned.json"
+    S.Tuned(rows, "VP", (2,)).save(path)
+    content = json.loads(path.read_text())
+    bad = {
+        "not JSON": "{", "a list": "[1]", "no rows": json.dumps({"format": 1}),
+        "no times": json.dumps(content | {"rows": {k: v for k, v in content["rows"].items() if k != "t"}}),
+        "a row less": json.dumps(content | {"rows": content["rows"] | {"next": content["rows"]["next"][1:]}}),
+        "no number": json.dumps(content | {"rows": content["rows"] | {"t": [1.0, float("nan"), 0.1]}}),
+        "text": json.dumps(content | {"rows": content["rows"] | {"t": "all"}}),
+        "another version": json.dumps(content | {"format": 2}),
+    }  # fmt: skip
+    for text in bad.values():
+        path.write_text(text)
+        with pytest.raises(ValueError, match="load: expected"):
+            S.load(path)
+    path.write_text(json.dumps({k: v for k, v in content.items() if k != "shape"}))
+    assert S.load(path).shape is None
+
+
+def test_paths_take_their_conditions_in_turn():
+    """One network told which of two targets, against the two networks themselves."""
+    x = STARTS[:6]
+    rows = S.default(VP, 3)
+    ends = np.where((np.arange(6) % 2 == 0)[:, None], *(walk_to_end(D, rows, x) for D in BOTH))
+    fit, labels = Fit([told], 1e-4), np.arange(6) % 2
+    np.testing.assert_allclose(fit.residuals(rows, x, ends[None], labels), np.zeros((6, 2)), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -89,11 +128,11 @@ def test_tuning_the_grid_alone_and_for_a_family():
     denoise = TARGET.denoiser(VP)
     only = S.tune(jax.random.key(0), denoise, VP, 6, shape=(2,), proposals=96, grid_only=True)
     assert median(only) <= 1.05 * median(S.default(VP, 6))
-    both = S.tune(
-        jax.random.key(0), [denoise, OTHER.denoiser(VP)], VP, 4, shape=(2,), proposals=32, updates=20
-    )
+    tune = functools.partial(S.tune, jax.random.key(0), shape=(2,), proposals=32, updates=20)
+    of_a_family, of_labels = tune(BOTH, VP, 4), tune(told, VP, 4, condition=np.arange(2))
     for target in (TARGET, OTHER):
-        assert median(both, target) < 0.5 * median(S.default(VP, 4), target)
+        reached = max(median(of_a_family, target), median(of_labels, target))
+        assert reached < 0.5 * median(S.default(VP, 4), target)
 
 
 @pytest.mark.slow
@@ -117,5 +156,12 @@ def test_tuned_on_a_mixture_in_64_dimensions_and_used_on_another():
 
 
 def test_wrong_arguments():
+    tune = functools.partial(S.tune, jax.random.key(0), shape=(2,))
     with pytest.raises(ValueError, match="nfe"):
-        S.tune(jax.random.key(0), TARGET.denoiser(VP), VP, 1, shape=(2,))
+        tune(TARGET.denoiser(VP), VP, 1)
+    with pytest.raises(ValueError, match="proposals"):
+        tune(TARGET.denoiser(VP), VP, 4, proposals=0)
+    with pytest.raises(ValueError, match="between data and noise, got BrownianBridge"):
+        tune(TARGET.denoiser(VP), jd.processes.BrownianBridge(), 4)
+    with pytest.raises(ValueError, match="finite reference paths"):
+        tune(lambda x, t: x * jnp.nan, VP, 4)
