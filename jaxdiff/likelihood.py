@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import batch_keys, check_choice, check_count, concrete, fold_in
+from jaxdiff.core import (
+    batch_keys,
+    check_choice,
+    check_count,
+    concrete,
+    fold_in,
+    quadratic_forms,
+    random_tangents,
+    unit_tangents,
+)
 from jaxdiff.grids import log_snr_range
 from jaxdiff.losses.discrete import elbo
 from jaxdiff.processes.product import Product
@@ -225,8 +234,8 @@ def _estimator(key, x, trace, probes):
         return _exact
     keys = batch_keys(key, x.shape[0], "log_prob")
     if trace == "hutchinson":
-        return _hutchinson(_probes(keys, x, probes, jax.random.rademacher))
-    return _hutch_plus_plus(_probes(keys, x, 2 * probes, jax.random.normal))
+        return _hutchinson(random_tangents(keys, x, probes))
+    return _hutch_plus_plus(random_tangents(keys, x, 2 * probes, jax.random.normal))
 
 
 def _ascending(process, grid):
@@ -245,20 +254,13 @@ def _ascending(process, grid):
     )
 
 
-def _probes(keys, x0, count, law):
-    draw = jax.vmap(lambda key: law(key, x0.shape[1:], x0.dtype))
-    return jax.vmap(lambda i: draw(fold_in(keys, i)))(jnp.arange(count))
-
-
 def _exact(derivative, x):
     """The trace `(batch,)` of a Jacobian given as a linear map."""
-    basis = jnp.eye(x[0].size, dtype=x.dtype).reshape(-1, 1, *x.shape[1:])
-    tangents = jnp.broadcast_to(basis, (basis.shape[0], *x.shape))
-    return jnp.sum(_products(derivative, tangents), 0)
+    return jnp.sum(quadratic_forms(derivative, unit_tangents(x)), 0)
 
 
 def _hutchinson(probes):
-    return lambda derivative, x: jnp.mean(_products(derivative, probes), 0)
+    return lambda derivative, x: jnp.mean(quadratic_forms(derivative, probes), 0)
 
 
 def _hutch_plus_plus(probes):
@@ -273,16 +275,10 @@ def _hutch_plus_plus(probes):
         # of the length that makes the estimate exact where the rest of J is a multiple of the identity
         square = jnp.sum(jnp.square(outside), axis=tuple(range(2, outside.ndim)), keepdims=True)
         outside = outside * jnp.sqrt((x[0].size - q.shape[0]) / square)
-        inside = _products(derivative, q.reshape(-1, *x.shape))
-        return jnp.sum(inside, 0) + jnp.mean(_products(derivative, outside), 0)
+        inside = quadratic_forms(derivative, q.reshape(-1, *x.shape))
+        return jnp.sum(inside, 0) + jnp.mean(quadratic_forms(derivative, outside), 0)
 
     return estimate
 
 
-def _products(derivative, tangents):
-    """`v^T J v` for tangents `(k, batch, ...)`: `(k, batch)`."""
-    return jax.vmap(_sum)(jax.vmap(derivative)(tangents) * tangents)
-
-
-def _sum(value):
-    return jnp.sum(value, axis=tuple(range(1, value.ndim)))
+_sum = jax.vmap(jnp.sum)

@@ -12,6 +12,7 @@ from jaxdiff.core.arrays import (
 from jaxdiff.core.checks import check_choice, check_count, check_output, check_positive, unknown_name
 from jaxdiff.core.keys import batch_keys, fold_in, normal_like
 from jaxdiff.core.layout import batch_over, constrain_batch
+from jaxdiff.core.tangents import quadratic_forms, random_tangents, unit_tangents
 from jaxdiff.core.tree import dataclass, static_field
 
 __all__ = [
@@ -30,8 +31,11 @@ __all__ = [
     "match_dims",
     "namespace",
     "normal_like",
+    "quadratic_forms",
+    "random_tangents",
     "safe_divide",
     "safe_sqrt",
     "static_field",
+    "unit_tangents",
     "unknown_name",
 ]

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import match_dims
+from jaxdiff.core import match_dims, unit_tangents
 
 
 def jacobian(field, x, t):
@@ -11,11 +11,9 @@ def jacobian(field, x, t):
 
     n forward derivatives; for data of up to some thousand dimensions.
     """
-    size = x[0].size
-    basis = jnp.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])
     _, derivative = jax.linearize(lambda x: field(x, t), x)
-    columns = jax.vmap(lambda v: derivative(jnp.broadcast_to(v, x.shape)))(basis)
-    return jnp.moveaxis(columns.reshape(size, x.shape[0], size), 0, 2)
+    columns = jax.vmap(derivative)(unit_tangents(x))
+    return jnp.moveaxis(columns.reshape(x[0].size, x.shape[0], x[0].size), 0, 2)
 
 
 def asymmetry(denoise, x, t):
@@ -122,8 +120,7 @@ def subspace_error(one, other):
 
 
 def _norm(matrix):
-    return jnp.sqrt(jnp.sum(jnp.square(matrix), axis=(1, 2)))
+    return jnp.sqrt(_sum(jnp.square(matrix)))
 
 
-def _sum(value):
-    return jnp.sum(value, axis=tuple(range(1, value.ndim)))
+_sum = jax.vmap(jnp.sum)

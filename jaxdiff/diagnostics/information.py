@@ -50,23 +50,32 @@ class Parts(NamedTuple):
     synergy: jax.Array
 
 
-def information_parts(first, second, both):
+def information_parts(first, second, both, surprisals=None):
     """Decomposes the information of two conditions about an example into parts.
 
-        redundancy = min(I1, I2),  unique_k = I_k - redundancy,  synergy = I12 - max(I1, I2)
+        unique_k = I_k - redundancy,  synergy = I12 - I1 - I2 + redundancy
 
-    with the averages `I` (the minimum of mutual informations: Dewan et al. (2024), arXiv:2406.05191).
+    Without surprisals the `I` are averages and the redundancy is their minimum (Dewan et al. (2024),
+    arXiv:2406.05191). With them every example has its own parts, of either sign, by
+
+        redundancy = min(h1, h2) - min(h1 - I1, h2 - I2),   h_k = -log p(y_k)
+
+    what both conditions rule out less what both mislead (Finn and Lizier (2018), arXiv:1801.09010).
 
     Args:
       first, second, both: `(batch,)` pointwise informations of each condition and of the two together.
+      surprisals: `(h1, h2)` of the two conditions, `(batch,)` or numbers, in nats; None for averages.
 
     Returns:
-      `Parts` of scalars.
+      `Parts` of scalars, or of `(batch,)` with surprisals.
     """
-    first, second, both = (jnp.mean(part) for part in (first, second, both))
-    redundancy = jnp.minimum(first, second)
-    return Parts(redundancy, first - redundancy, second - redundancy, both - jnp.maximum(first, second))
+    if surprisals is None:
+        first, second, both = (jnp.mean(part) for part in (first, second, both))
+        redundancy = jnp.minimum(first, second)
+    else:
+        h1, h2 = surprisals
+        redundancy = jnp.minimum(h1, h2) - jnp.minimum(h1 - first, h2 - second)
+    return Parts(redundancy, first - redundancy, second - redundancy, both - first - second + redundancy)
 
 
-def _sum(value):
-    return jnp.sum(value, axis=tuple(range(1, value.ndim)))
+_sum = jax.vmap(jnp.sum)

@@ -8,21 +8,31 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import batch_keys, check_choice, fold_in, normal_like
+from jaxdiff.core import (
+    batch_keys,
+    check_choice,
+    fold_in,
+    normal_like,
+    quadratic_forms,
+    random_tangents,
+    unit_tangents,
+)
 from jaxdiff.couplings import assignment, costs
 
 
-def step_wise_variation(denoise, key, x, t, level):
-    """Holds the size of the clean estimate's change in random directions to one common level.
+def step_wise_variation(denoise, process, key, x, t, level):
+    """Holds the size of the clean estimate's change with the noise in it to one common level.
 
-        n = |J^T u|,  J = dD / dx,  u normal of unit mean square;   loss = (n - level)^2
+        n = |J^T u|,  J = c dD / dx = dD / dnoise,  u = c times normal of unit mean square;
+        loss = (n - level)^2
 
     A network with a constant n moves its samples evenly along paths in noise space. Keep `level` as a
-    running mean of n, started at the first batch's: n depends on the noise level, and one mean for each of
-    some ranges of t was measured to smooth more than one for all. Guo et al. (2024), arXiv:2312.04410, eq. 6.
+    running mean of n, started at the first batch's, with decay 0.99. Guo et al. (2024), arXiv:2312.04410,
+    and their code: derivatives are by the noise, not by the noisy sample, and c comes in twice.
 
     Args:
       denoise: `(x, t) -> clean estimate`.
+      process: forward process.
       key: one key or `(batch,)` keys.
       x: noisy samples, `(batch, ...)`; t their times.
       level: the running mean, a number or `(batch,)`.
@@ -31,8 +41,9 @@ def step_wise_variation(denoise, key, x, t, level):
       `(losses, n)`, both `(batch,)`.
     """
     u = normal_like(batch_keys(key, x.shape[0], "step_wise_variation"), x)
+    c = jnp.asarray(process.coefficients(t)[2], x.dtype)
     _, pull = jax.vjp(lambda x: denoise(x, t), x)
-    n = jnp.sqrt(_mean(jnp.square(pull(u)[0])) + 1e-12)
+    n = c**2 * jnp.sqrt(_mean(jnp.square(pull(u)[0])) + 1e-12)
     return jnp.square(n - jax.lax.stop_gradient(level)), n
 
 
@@ -65,14 +76,10 @@ def fokker_planck_residual(log_prob, process, key, x, t, probes=1, exact=False):
     slope = jax.jvp(lambda t: log_prob(x, t), (t,), (jnp.ones_like(t),))[1]
     value, derivative = jax.linearize(score, x)
     if exact:
-        tangents = jnp.eye(x[0].size, dtype=x.dtype).reshape(-1, 1, *x.shape[1:])
-        tangents = jnp.broadcast_to(tangents, (x[0].size, *x.shape))
-        share = 1.0
+        laplacian = jnp.sum(quadratic_forms(derivative, unit_tangents(x)), 0)
     else:
-        keys = batch_keys(key, x.shape[0], "fokker_planck")
-        draw = jax.vmap(lambda k: jax.random.rademacher(k, x.shape[1:], x.dtype))
-        tangents, share = jax.vmap(lambda i: draw(fold_in(keys, i)))(jnp.arange(probes)), 1.0 / probes
-    laplacian = share * jnp.sum(jax.vmap(lambda v: _sum(derivative(v) * v))(tangents), 0)
+        directions = random_tangents(batch_keys(key, x.shape[0], "fokker_planck"), x, probes)
+        laplacian = jnp.mean(quadratic_forms(derivative, directions), 0)
     f, g2 = (jnp.asarray(k, x.dtype) for k in process.sde(t))
     return slope - 0.5 * g2 * (laplacian + _sum(value**2)) + f * (_sum(x * value) + x[0].size)
 
@@ -81,8 +88,8 @@ def context_prediction(predicted, x, radius=1):
     """Wasserstein distance between predicted and true neighbours of every token or pixel.
 
     A head that is used in training alone predicts, at each place, the set of its neighbours; which is
-    which does not matter, so the two sets are matched at least cost. Yang et al. (2023),
-    arXiv:2401.02015, eq. 8.
+    which does not matter, so the two sets are matched at least cost: the squared Wasserstein-2 distance of
+    sets of equal weight. Yang et al. (2024), arXiv:2401.02015.
 
     Args:
       predicted: `(batch, height, width, k, channels)`, k = (2 radius + 1)^2 - 1.
@@ -108,6 +115,8 @@ def context_prediction(predicted, x, radius=1):
     inner = predicted[:, radius : radius + height, radius : radius + width]
 
     def distance(one, other):
+        if one.shape[-1] == 1:  # on a line the best pairs are the sorted ones
+            return jnp.mean(jnp.square(jnp.sort(one, 0) - jnp.sort(other, 0)))
         which = assignment(jax.lax.stop_gradient(costs(one, other)))
         return jnp.mean(jnp.sum(jnp.square(one - other[which]), -1))
 
@@ -118,7 +127,7 @@ def context_prediction(predicted, x, radius=1):
 def perturb_condition(key, embedding, gamma=1.0, law="normal"):
     """A condition's embedding with noise `gamma u / sqrt(d)`, d its dimension: for training.
 
-    Chen et al. (2024), arXiv:2405.20494, eq. 9.
+    Chen et al. (2024), arXiv:2405.20494, eq. 8; gamma = 1 is theirs.
 
     Args:
       key: one key or `(batch,)` keys.
@@ -154,8 +163,10 @@ def pairwise_similarity(adapted, source, high_frequency=False):
         p_i = softmax_j cos(x_i, x_j), j != i;   loss_i = KL(p_i of source | p_i of adapted)
 
     Keeps the variety of the source when a model is adapted to a few examples: both models' clean
-    estimates from the same noise. Zhu et al. (2022), arXiv:2211.03264, eq. 5 and, with `high_frequency`,
-    on the Haar details of images, eq. 8.
+    estimates from the same noisy examples. Zhu et al. (2022), arXiv:2211.03264, and (2023),
+    arXiv:2306.14153; `high_frequency` compares the Haar details of images. The direction is that of the
+    authors' code, `KLDivLoss(log p_adapted, p_source)`, whose mean over a batch is this one's divided by
+    batch - 1: their weights are to be divided by that.
 
     Args:
       adapted, source: `(batch, ...)` clean estimates; images `(batch, height, width, channels)` for
@@ -185,12 +196,17 @@ def pairwise_similarity(adapted, source, high_frequency=False):
 
 
 def high_frequency(estimate, x0):
-    """Squared error of the Haar details of a clean estimate, `(batch,)` (arXiv:2211.03264, eq. 9)."""
+    """Squared error of the Haar details of a clean estimate, `(batch,)` (arXiv:2211.03264)."""
     return _mean(jnp.square(haar_details(estimate) - haar_details(x0)))
 
 
 def haar_details(x):
     """The sum of the three detail bands of one orthonormal Haar step, at half the resolution.
+
+        LH + HL + HH = (3 d - a - b - c) / 2  of blocks [[a, b], [c, d]]
+
+    with the filters `L = [1, 1] / sqrt(2)` and `H = [-1, 1] / sqrt(2)`. The bands are added before they are
+    compared, as in the authors' code (arXiv:2306.14153).
 
     Args:
       x: `(batch, height, width, channels)` with even height and width.
@@ -198,12 +214,7 @@ def haar_details(x):
     if x.ndim != 4 or x.shape[1] % 2 or x.shape[2] % 2:
         raise ValueError(f"haar_details: expected (batch, even, even, channels), got {x.shape}")
     a, b, c, d = x[:, ::2, ::2], x[:, ::2, 1::2], x[:, 1::2, ::2], x[:, 1::2, 1::2]
-    return 0.5 * ((a - b + c - d) + (a + b - c - d) + (a - b - c + d))
+    return 0.5 * (3 * d - a - b - c)
 
 
-def _sum(value):
-    return jnp.sum(value, axis=tuple(range(1, value.ndim)))
-
-
-def _mean(value):
-    return jnp.mean(value, axis=tuple(range(1, value.ndim)))
+_sum, _mean = jax.vmap(jnp.sum), jax.vmap(jnp.mean)

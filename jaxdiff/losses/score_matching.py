@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import batch_keys, fold_in
+from jaxdiff.core import batch_keys, quadratic_forms, random_tangents, unit_tangents
 
 
 def score_of(energy):
@@ -32,9 +32,8 @@ def implicit(score, x):
     The trace is exact, by one forward derivative per dimension. Hyvaerinen (2005).
     """
     value, derivative = jax.linearize(score, x)
-    basis = jnp.eye(x[0].size, dtype=x.dtype).reshape(-1, 1, *x.shape[1:])
-    columns = jax.vmap(lambda v: derivative(jnp.broadcast_to(v, x.shape)) * v)(basis)
-    return _sum(jnp.sum(columns, 0)) + 0.5 * _sum(jnp.square(value))
+    trace = jnp.sum(quadratic_forms(derivative, unit_tangents(x)), 0)
+    return trace + 0.5 * _sum(jnp.square(value))
 
 
 def sliced(score, key, x, probes=1):
@@ -50,13 +49,8 @@ def sliced(score, key, x, probes=1):
         raise ValueError(f"sliced: expected probes to be an integer of at least 1, got {probes}")
     keys = batch_keys(key, x.shape[0], "sliced")
     value, derivative = jax.linearize(score, x)
-
-    def probe(i):
-        v = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(fold_in(keys, i))
-        return _sum(derivative(v) * v)
-
-    return jnp.mean(jax.vmap(probe)(jnp.arange(probes)), 0) + 0.5 * _sum(jnp.square(value))
+    trace = jnp.mean(quadratic_forms(derivative, random_tangents(keys, x, probes, jax.random.normal)), 0)
+    return trace + 0.5 * _sum(jnp.square(value))
 
 
-def _sum(value):
-    return jnp.sum(value, axis=tuple(range(1, value.ndim)))
+_sum = jax.vmap(jnp.sum)

@@ -52,3 +52,15 @@ def test_an_exclusive_or_is_all_synergy():
     )
     np.testing.assert_allclose(copied.redundancy, np.log(2), rtol=0.06)
     np.testing.assert_allclose(copied.synergy, 0, atol=1e-6)
+
+
+def test_pointwise_parts_add_up_to_the_information():
+    """Of every example: an exclusive or, a copied bit, and two bits of which each is one's own."""
+    bit = np.log(2)
+    first, second, both = (np.array(part) * bit for part in ([0.0, 1, 1], [0.0, 1, 0], [1.0, 1, 1]))
+    h1, h2 = np.array([1.0, 1, 1]) * bit, np.array([1.0, 1, 0]) * bit
+    parts = jd.diagnostics.information_parts(first, second, both, (h1, h2))
+    expected = [[0.0, 1, 0], [0.0, 0, 1], [0.0, 0, 0], [1.0, 0, 0]]
+    np.testing.assert_allclose(np.stack(parts), np.array(expected) * bit, atol=1e-6)
+    misled = jd.diagnostics.information_parts(-bit, bit, 0.0, (bit, 3 * bit))
+    np.testing.assert_allclose(misled, np.array([-1.0, 0.0, 2.0, -1.0]) * bit, atol=1e-6)

@@ -13,23 +13,22 @@ R = jd.losses.regularizers
 
 
 def test_step_wise_variation_measures_the_jacobian():
-    x = jax.random.normal(jax.random.key(1), (4000, 3))
+    """By the noise: c times that by the noisy sample, and once more c."""
+    x, process = jax.random.normal(jax.random.key(1), (4000, 3)), jd.processes.RectifiedFlow()  # c = t
     matrix = jnp.array([[2.0, 0, 0], [0, 1.0, 0], [0, 0, 0.5]])
-    losses, n = R.step_wise_variation(lambda x, t: x @ matrix, jax.random.key(10), x, 0.5, 1.3)
-    np.testing.assert_allclose(jnp.mean(n**2), (4 + 1 + 0.25) / 3, rtol=0.05)
-    np.testing.assert_allclose(losses, (n - 1.3) ** 2)
-    even, _ = R.step_wise_variation(lambda x, t: jnp.roll(x, 1, 1), jax.random.key(11), x, 0.5, 1.0)
-    assert even.mean() < losses.mean()
-    pulled = jax.grad(
-        lambda k: R.step_wise_variation(lambda x, t: k * x, jax.random.key(12), x, 0.5, 1.0)[0].mean()
-    )(1.5)
-    assert pulled > 0.5  # towards the level
-    assert (
-        jax.grad(lambda v: R.step_wise_variation(lambda x, t: x, jax.random.key(13), x, 0.5, v)[0].mean())(
-            0.5
-        )
-        == 0
-    )
+
+    @jax.jit
+    def variation(key, k, t, level):
+        return R.step_wise_variation(lambda x, t: k * x @ matrix, process, key, x, t, level)
+
+    losses, n = variation(jax.random.key(10), 1.0, 0.5, 0.3)
+    np.testing.assert_allclose(jnp.mean(n**2), 0.5**4 * (4 + 1 + 0.25) / 3, rtol=0.05)
+    np.testing.assert_allclose(losses, (n - 0.3) ** 2, rtol=1e-5, atol=1e-6)
+    _, own = variation(jax.random.key(10), 1.0, jnp.where(jnp.arange(4000) < 2000, 0.5, 1.0), 0.3)
+    np.testing.assert_allclose(own, jnp.where(jnp.arange(4000) < 2000, n, 4 * n), rtol=1e-5)
+    slope = jax.grad(lambda k, v: variation(jax.random.key(12), k, 1.0, v)[0].mean(), (0, 1))
+    pulled, moved = slope(1.5, 0.5)
+    assert pulled > 0.5 and moved == 0  # towards the level, which stays
 
 
 @pytest.mark.parametrize(
@@ -47,12 +46,14 @@ def test_exact_densities_obey_the_fokker_planck_equation(process):
             return scale * target.log_prob(process, x, t)
 
         exact = R.fokker_planck_residual(log_prob, process, key, x, t, exact=True)
-        return exact, R.fokker_planck_residual(log_prob, process, key, x, t, 200)
+        estimate = R.fokker_planck_residual(log_prob, process, key, x, t, 200)
+        return exact, estimate, R.fokker_planck(log_prob, process, key, x, t, exact=True)
 
     np.testing.assert_allclose(residual(1.0, jax.random.key(2))[0], 0, atol=2e-3)
-    exact, estimate = residual(1.1, jax.random.key(3))
+    exact, estimate, squares = residual(1.1, jax.random.key(3))
     assert float(jnp.abs(exact).mean()) > 0.02
     np.testing.assert_allclose(estimate, exact, atol=0.05 * float(jnp.abs(exact).max()) + 0.3)
+    np.testing.assert_allclose(squares, exact**2 / 2, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -67,6 +68,11 @@ def test_context_is_a_set():
     far = jnp.zeros_like(true)
     np.testing.assert_allclose(
         R.context_prediction(far, x), jnp.mean(jnp.sum(inner**2, -1), (1, 2, 3)), rtol=1e-5
+    )
+    guess, line = jax.random.normal(jax.random.key(19), (2, 5, 4, 8, 1)), x[..., :1]
+    plane = (jnp.concatenate([part, jnp.zeros_like(part)], -1) for part in (guess, line))
+    np.testing.assert_allclose(  # sorted, and assigned
+        R.context_prediction(guess, line), R.context_prediction(*plane), rtol=1e-5
     )
     with pytest.raises(ValueError, match="expected predicted of shape"):
         R.context_prediction(true[:, :, :, :4], x)
@@ -99,12 +105,17 @@ def test_pairwise_similarity_and_details():
     p = jnp.exp(unit[0] @ unit[1:].T)
     p = p / p.sum()
     np.testing.assert_allclose(R.pairwise_similarity(same, source)[0], jnp.sum(p * jnp.log(5 * p)), rtol=1e-3)
-    assert R.pairwise_similarity(same, source, high_frequency=True).shape == (6,)
-    smooth = jnp.ones((2, 4, 4, 1))
-    np.testing.assert_allclose(R.haar_details(smooth), 0)
-    checks = jnp.array([[1.0, -1], [-1, 1]])[None, :, :, None]
-    np.testing.assert_allclose(R.haar_details(checks), 2.0)
+    details = R.pairwise_similarity(R.haar_details(source[::-1]), R.haar_details(source))
+    np.testing.assert_allclose(R.pairwise_similarity(source[::-1], source, True), details, rtol=1e-4)
+    pull = jax.grad(lambda one, other: R.pairwise_similarity(one, other).sum(), (0, 1))(source[::-1], source)
+    assert float(jnp.abs(pull[0]).max()) > 1e-4 and float(jnp.abs(pull[1]).max()) == 0  # the source stays
+    np.testing.assert_allclose(R.haar_details(jnp.ones((2, 4, 4, 1))), 0)
+    block = jnp.array([[1.0, 2.0], [5.0, 11.0]])
+    low, high = np.array([1.0, 1.0]) / np.sqrt(2), np.array([-1.0, 1.0]) / np.sqrt(2)
+    bands = sum(one @ block @ two for one, two in ((low, high), (high, low), (high, high)))
+    np.testing.assert_allclose(R.haar_details(block[None, :, :, None]), bands, rtol=1e-5)
     np.testing.assert_allclose(R.high_frequency(source + 3.0, source), 0, atol=1e-10)
+    checks = jnp.array([[1.0, -1], [-1, 1]])[None, :, :, None]
     np.testing.assert_allclose(R.high_frequency(checks, 0 * checks), 4.0)
     with pytest.raises(ValueError, match="even"):
         R.haar_details(jnp.zeros((1, 3, 4, 1)))
