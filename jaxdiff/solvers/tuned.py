@@ -88,7 +88,7 @@ def load(path):
         known, process, about = content["format"], content["process"], content["about"]
         arrays = {name: np.asarray(v) if isinstance(v, list) else v for name, v in content["rows"].items()}
         rows, shape, about = Tableau(**arrays), content.get("shape"), tuple(sorted(about.items()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"load: expected the JSON file of a tuned solver, got {path} ({error})") from None
     if known != FORMAT:
         raise ValueError(

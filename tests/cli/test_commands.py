@@ -12,9 +12,11 @@ import jax
 import numpy as np
 import pytest
 
+import jaxdiff as jd
 from jaxdiff.cli import main
 from jaxdiff.cli.defaults import VECTORS
 from jaxdiff.interop import load_safetensors
+from jaxdiff.solvers.tuned import describe
 from jaxdiff.training import fingerprint, read_log, restore
 
 
@@ -147,6 +149,21 @@ def test_sample_takes_another_solver_grid_and_guidance(run, tmp_path, capsys):
     command = ["sample", str(run), "-n", "4", "--solver", "ddim(eta=1)", "--grid", "log_snr", "--steps", "2"]
     assert main([*command, "--guidance-scale", "2", "--out", str(tmp_path / "s.npz")]) == 0
     assert np.isfinite(np.load(tmp_path / "s.npz")["x"]).all()
+
+
+def test_sample_takes_the_file_of_a_tuned_solver(run, tmp_path, capsys):
+    """One that holds the numbers of DDIM gives what DDIM gives."""
+    process, file = jd.processes.RectifiedFlow(), tmp_path / "tuned.json"
+    rows = jd.solvers.ddim().plan(process, jd.grids.uniform(process, 3))
+    jd.solvers.Tuned(rows, describe(process), (2,)).save(file)
+    for name, words in (("a", [str(file)]), ("b", ["ddim", "--grid", "uniform", "--steps", "3"])):
+        command = ["sample", str(run), "-n", "4", "--out", str(tmp_path / name), "--solver", *words]
+        assert main(command) == 0
+    np.testing.assert_array_equal(*(np.load(tmp_path / f"{name}.npz")["x"] for name in "ab"))
+    assert main(["sample", str(run), "--solver", str(file), "--steps", "3"]) == 2
+    assert "has its own" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--solver", str(tmp_path / "none.json")]) == 2
+    assert "none.json" in capsys.readouterr().err
 
 
 @pytest.mark.slow
