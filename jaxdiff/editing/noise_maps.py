@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxdiff.core import batch_keys, check_choice, concrete, dataclass, fold_in
 from jaxdiff.sampling import sample
+from jaxdiff.solvers import tableau
 
 
 class NoiseMaps(NamedTuple):
@@ -160,7 +161,7 @@ class Aligned:
 
         (mean, std), (wanted, spread) = statistics(state.x), statistics(place)
         x = (state.x - mean) / jnp.maximum(std, 1e-6) * spread + wanted
-        return state._replace(x=jnp.where((row.arrives > 0) & (row.to >= self.until), x, state.x))
+        return tableau.moved(state, jnp.where((row.arrives > 0) & (row.to >= self.until), x, state.x))
 
 
 def chain_at(chain, grid):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxdiff.core import concrete, dataclass, namespace
 from jaxdiff.solvers import tableau
 from jaxdiff.solvers.exponential import Form
-from jaxdiff.solvers.multistep import _unipc
+from jaxdiff.solvers.sa import adams
 from jaxdiff.solvers.tableau import Tableau, linear
 
 
@@ -67,10 +67,10 @@ def _dc(process, grid, ratios, order, depth, prediction, lower_order_final):
     steps = grid.shape[0] - 1
     if ratios.shape != (steps,):
         raise ValueError(f"dc_solver: expected a ratio for each of {steps} steps, got {ratios.shape[0]}")
-    rows = _unipc(process, grid, order, None, True, prediction, lower_order_final)
+    rows = adams(process, grid, order, order + 1, prediction, lower_order_final, None, 0)
     form, xp = Form.of(process, grid, prediction), namespace(grid, process, ratios)
     push = _push(xp, grid, ratios, form.finite, depth, rows.memory)
-    ahead = rows.next[:, 2] - form.x_s * rows.base[:, 2]  # what the predictor has of the last estimate
+    ahead = rows.next[:, 2] - rows.base[:, 2]  # what the predictor has of the last estimate
     change = push - np.eye(rows.memory)[:1]
     change = xp.where(form.finite[:, None], ahead[:, None] * change, 0.0)
     blank = np.zeros((steps, 2))

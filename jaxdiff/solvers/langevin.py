@@ -84,7 +84,8 @@ class PredictorCorrector:
         (a, _, c), (_, _, c_to) = process.coefficients(t), process.coefficients(rows.to)
         damping, kappa = self._curvature(process, t, xp)
         return CorrectedPlan(
-            rows=rows.replace(t=t, arrives=arrives),
+            rows=rows.replace(t=t),
+            arrives=arrives,
             correct=correct,
             size=xp.where(correct, 2 * alpha * (self.snr * c) ** 2, 0.0),
             a=a,
@@ -122,6 +123,7 @@ class CorrectedPlan:
 
     Attributes:
       rows: `Tableau`; what it says in a corrector row is only where and when.
+      arrives: `(nfe,)` number of the grid point that a row completes, its last corrector, or 0.
       correct: `(nfe,)`, which rows are correctors.
       size: `(nfe,)`, the size of a Langevin step, up to the ratio of the norms with "norms".
       a: `(nfe,)` coefficient of the clean data at the row's time.
@@ -133,6 +135,7 @@ class CorrectedPlan:
     """
 
     rows: tableau.Tableau
+    arrives: jax.Array
     correct: jax.Array
     size: jax.Array
     a: jax.Array
@@ -148,7 +151,6 @@ class CorrectedPlan:
 
     t = property(lambda self: self.rows.t)
     to = property(lambda self: self.rows.to)
-    arrives = property(lambda self: self.rows.arrives)
     nfe = property(lambda self: self.rows.nfe)
 
     def plan(self, process, grid=None):
@@ -246,21 +248,17 @@ def step(denoise, state, row, draw):
     noise = draw() if row.noisy else None
     predicted = row.rows.step(remembered, inner, row.rows, lambda: noise)
     e = jax.tree.map(lambda x, d: (x - row.a * d) / row.c, inner.x, seen[0])
-    turned, x = e, predicted.x
+    turned = e
     if row.curved:
         turned = _turned(e, state.previous, row)
-        x = jax.tree.map(lambda x, e, turned: x + row.c_to * (turned - e), x, e, turned)
-    moved = _langevin(inner.x, turned, noise, row) if noise is not None else inner.x
-    corrected = tableau.State(moved, _shifted(inner.base, moved, inner.x), inner.history)
-    inner = jax.tree.map(
-        lambda new, old: jnp.where(row.correct, new, old), corrected, predicted._replace(x=x)
-    )
-    return State(inner, e if row.curved else None)
+        x = jax.tree.map(lambda x, e, turned: x + row.c_to * (turned - e), predicted.x, e, turned)
+        predicted = _chosen(row.rows.arrives > 0, tableau.moved(predicted, x), predicted._replace(x=x))
+    corrected = inner if noise is None else tableau.moved(inner, _langevin(inner.x, turned, noise, row))
+    return State(_chosen(row.correct, corrected, predicted), e if row.curved else None)
 
 
-def _shifted(base, moved, x):
-    """The base point, moved as the point was."""
-    return None if base is None else jax.tree.map(lambda b, moved, x: b + (moved - x), base, moved, x)
+def _chosen(first, one, other):
+    return jax.tree.map(lambda one, other: jnp.where(first, one, other), one, other)
 
 
 def _langevin(x, e, noise, row):

@@ -3,8 +3,9 @@
 import numpy as np
 
 from jaxdiff.core import check_choice, namespace
-from jaxdiff.solvers.exponential import Form, history_nodes, lagrange, widened
+from jaxdiff.solvers.exponential import Form, history_nodes, lagrange
 from jaxdiff.solvers.runge_kutta import COORDINATES, slope
+from jaxdiff.solvers.sa import adams
 from jaxdiff.solvers.tableau import linear, table
 
 
@@ -34,12 +35,13 @@ def unipc(order=3, variant="bh2", corrector=True, prediction="data", lower_order
     check_choice("unipc", "prediction", prediction, ("data", "noise"))
     return linear(
         f"unipc({order})",
-        _unipc,
-        order=order,
-        half=variant if published else None,
-        corrector=corrector,
+        adams,
+        predictor=order,
+        corrector=order + 1 if corrector else 0,
         prediction=prediction,
         lower_order_final=lower_order_final,
+        half=variant if published else None,
+        tau=0,
     )
 
 
@@ -128,61 +130,6 @@ def _deis(process, grid, order, coordinate, lower_order_final):
     variable = {"time": process.time_of_log_snr, "sigma": lambda log_snr: xp.exp(-log_snr)}[coordinate]
     start = xp.where(xp.isfinite(form.start), form.start, 0.0)[:, None]
     return form.table(form.weights(variable(start + nodes), valid, variable))
-
-
-def _unipc(process, grid, order, half, corrector, prediction, lower_order_final):
-    form = Form.of(process, grid, prediction)
-    xp, steps = form.xp, grid.shape[0] - 1
-    nodes, valid = history_nodes(form, order, lower_order_final)
-    predictor = form.weights(nodes, valid)
-    if half is not None and order >= 2:
-        second = _with_half(form, nodes[:, :2], half)
-        is_second = (valid.sum(-1) == 2)[:, None]
-        predictor = xp.where(is_second, widened(xp, second, order), predictor)
-    ahead = widened(xp, form.scale[:, None] * predictor, order + 1)  # on D_i, D_(i-1), ...
-    if not corrector:
-        return form.table(predictor)
-    # the corrector of row i is a step of the form from i - 1 to i, with a node at its end
-    shift = np.maximum(np.arange(steps) - 1, 0)
-    end = xp.where(form.finite, form.h, 1.0)[:, None]
-    both = xp.concatenate([xp.where(form.finite[:, None], end, 1.0), nodes], axis=-1)
-    use = xp.concatenate([np.ones((steps, 1), bool), valid], axis=-1)
-    weights = form.weights(both, use)
-    if half is not None:
-        is_first = (valid.sum(-1) == 1)[:, None]
-        weights = xp.where(is_first, widened(xp, _corrector_half(form, half), order + 1), weights)
-    happens = (form.finite[shift] & (np.arange(steps) > 0))[:, None]
-    correct_x = xp.where(happens[:, 0], form.x_s[shift], 0.0)
-    correct = xp.where(happens, (form.scale[:, None] * weights)[shift], 0.0)
-    stay = xp.where(happens[:, 0], 0.0, 1.0)
-    base = [stay, correct_x, *[correct[:, j] for j in range(order + 1)], 0.0]
-    on = form.x_s
-    infinite = ~form.finite  # a step to data or from noise: whatever the base point, the limit
-    move = [on * stay, on * correct_x, *[on * correct[:, j] + ahead[:, j] for j in range(order + 1)], 0.0]
-    direct = [form.x_s, 0.0, form.scale, *[0.0] * order, 0.0]
-    move = [xp.where(infinite, d, m) for d, m in zip(direct, move, strict=True)]
-    return table(form.t, move, next_base=base, keep=form.keep, noisy=False)
-
-
-def _half_mass(form, half):
-    """`B / 2` of the paper in this form's units: `h / 2` or `(mass of the kernel) / 2`."""
-    step = form.xp.where(form.finite, form.h, 1.0)
-    return 0.5 * (step if half == "bh1" else form.mass)
-
-
-def _with_half(form, nodes, half):
-    """The published predictor of order 2: base plus `B / 2 (D_1 - D_0) / r_1`."""
-    xp = form.xp
-    step = xp.where(form.finite, form.h, 1.0)
-    r = xp.where(nodes[:, 1] == 0, 1.0, nodes[:, 1] / step)
-    slope_weight = _half_mass(form, half) / r
-    return xp.stack([form.mass - slope_weight, slope_weight], axis=-1)
-
-
-def _corrector_half(form, half):
-    """The published corrector of order 1: base plus `B / 2 (D_new - D_0)`."""
-    weight = _half_mass(form, half)
-    return form.xp.stack([weight, form.mass - weight], axis=-1)
 
 
 def _adams_bashforth(process, grid, order, coordinate):

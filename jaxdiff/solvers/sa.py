@@ -40,27 +40,32 @@ def sa_solver(predictor=2, corrector=2, tau=1.0, prediction="data", lower_order_
     check_choice("sa_solver", "prediction", prediction, ("data", "noise"))
     return linear(
         f"sa_solver({predictor}, {corrector})",
-        _sa_solver,
+        adams,
         predictor=predictor,
         corrector=corrector,
         prediction=prediction,
         lower_order_final=lower_order_final,
-        published=published,
+        half="bh1" if published else None,
         tau=check_level("sa_solver", tau),
     )
 
 
-def _sa_solver(process, grid, predictor, corrector, prediction, lower_order_final, published, tau):
-    """The base point is the last corrected one, taken along without estimates: moved and noised."""
+def adams(process, grid, predictor, corrector, prediction, lower_order_final, half, tau):
+    """Rows of a predictor and a corrector, of so many estimates, on the same evaluations.
+
+    The base point is the last corrected one, taken along without estimates: moved and noised. With `half`,
+    "bh1" or "bh2", weights of two estimates are those of published code: the slope counts `h B / 2` with
+    B the step `k h`, or the mass of the kernel.
+    """
     form = Form.of(process, grid, prediction, tau)
     xp, steps = form.xp, grid.shape[0] - 1
     nodes, valid = history_nodes(form, predictor, lower_order_final)
-    ahead = _weights(form, nodes, valid, published)
+    ahead = _weights(form, nodes, valid, half)
     if corrector == 0:
         return form.table(ahead)
-    weights = form.scale[:, None] * _corrector_weights(form, corrector, lower_order_final, published)
+    weights = form.scale[:, None] * _corrector_weights(form, corrector, lower_order_final, half)
     last = np.maximum(np.arange(steps) - 1, 0)  # row i corrects the step before it
-    happens = form.finite[last] & (np.arange(steps) > 0)
+    happens = form.finite & form.finite[last] & (np.arange(steps) > 0)
     correct = xp.where(happens[:, None], weights[last], 0.0)
     width = max(predictor, corrector)
     correct, ahead = widened(xp, correct, width), widened(xp, form.scale[:, None] * ahead, width)
@@ -75,24 +80,24 @@ def _sa_solver(process, grid, predictor, corrector, prediction, lower_order_fina
     )
 
 
-def _corrector_weights(form, count, lower_order_final, published):
+def _corrector_weights(form, count, lower_order_final, half):
     """Weights of every step on the estimate at its end and those before."""
     xp = form.xp
     nodes, valid = history_nodes(form, max(count - 1, 1), lower_order_final)
     end = xp.where(form.finite, form.h, 1.0)[:, None]
     nodes = xp.concatenate([end, nodes], axis=-1)[:, :count]
     valid = np.ones_like(nodes, bool) if count == 1 else xp.concatenate([end == end, valid], axis=-1)
-    return _weights(form, nodes, valid, published)
+    return _weights(form, nodes, valid, half)
 
 
-def _weights(form, nodes, valid, published):
+def _weights(form, nodes, valid, half):
     weights = form.weights(nodes, valid)
-    if not published or nodes.shape[1] < 2:
+    if half is None or nodes.shape[1] < 2:
         return weights
     xp, two = form.xp, valid.sum(-1) == 2
     h = xp.where(form.finite, form.h, 1.0)
     gap = xp.where(two, nodes[:, 1] - nodes[:, 0], 1.0)
-    # the slope's exact integral is h^2 k / 2 to leading order; nodes are relative to the step's start
-    second = (0.5 * form.gain * h**2 - nodes[:, 0] * form.mass) / gap
+    slope = 0.5 * h * (form.gain * h if half == "bh1" else form.mass)
+    second = (slope - nodes[:, 0] * form.mass) / gap  # nodes are relative to the step's start
     simple = widened(xp, xp.stack([form.mass - second, second], axis=-1), nodes.shape[1])
     return xp.where(two[:, None], simple, weights)

@@ -112,6 +112,17 @@ def step(denoise, state, row, draw):
     return State(_combine(row.next, columns), base, remembered[: len(state.history)])
 
 
+def moved(state, x):
+    """The state at another point of the same time, at a grid point: the base point moves along.
+
+    It is as far along as the point there (in every solver but `bdia`), and inside a step it is not.
+    """
+    if getattr(state, "base", None) is None:
+        return state._replace(x=x)
+    base = jax.tree.map(lambda b, new, old: b + (new - old), state.base, x, state.x)
+    return state._replace(x=x, base=base)
+
+
 def _combine(weights, columns):
     used = [(w, column) for w, column in zip(weights, columns, strict=True) if column is not None]
 

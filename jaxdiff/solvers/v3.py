@@ -105,12 +105,13 @@ def _v3(process, grid, statistics, order, corrector, pseudo, lower_order_final):
             if len(used) > 1:
                 nodes = [used[1], used[0], *used[2:]]
                 base, shift = _step(curves, log_snr, a, i - 1, i, nodes, corrector == "pseudo", i, width)
+                base[1] = 1.0  # the base point has been taken along
         size = min(order, len(known), steps - i if lower_order_final else order)
         move, constant = _step(curves, log_snr, a, i, i + 1, known[:size], pseudo, i, width)
         on = move[1].copy()
         move[1] = 0.0
-        rows["next"][i], offset[i] = on[None] * base + move, on * shift + constant
-        rows["base"][i], base_offset[i] = base, shift
+        rows["base"][i], base_offset[i] = on[None] * base, on * shift
+        rows["next"][i], offset[i] = rows["base"][i] + move, base_offset[i] + constant
         last = size
     plain = tableau.table(grid[:-1], [form.x_s, 0.0, form.scale, 0.0], next_base=[0.0] * 4, noisy=False)
     fields = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain)}

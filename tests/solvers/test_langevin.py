@@ -152,6 +152,55 @@ def test_levenberg_marquardt_direction_solves_its_linear_system():
         np.testing.assert_allclose(path[2, i], a2 * clean[i] + c2 * direction, rtol=1e-4, atol=1e-5)
 
 
+def test_langevin_steps_sized_by_norms_along_the_turned_direction(x64):
+    """Each example's own norms, and noise that is recorded: two corrector steps by hand."""
+    process, snr, damping, kappa = processes.EDM(), 0.3, 0.7, 0.4
+    grid = np.array([0.51, 0.5])
+    solver = solvers.predictor_corrector(still(), 2, snr, "norms", solvers.LevenbergMarquardt(damping, kappa))
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=(3, 2)), rng.normal(size=(3, 3, 2))
+    denoise = lambda x, t: 0.3 * jnp.tanh(x) + 0.1 * t  # noqa: E731
+    found = jd.sample(jnp.asarray(noise), denoise, process, solver, grid, x=jnp.asarray(x))
+    for i in range(3):
+        point, before = x[i], (x[i] - denoise(x[i], 0.51)) / 0.51
+        for z in noise[1:, i]:
+            e = (point - denoise(point, 0.5)) / 0.5
+            m = kappa * before + (1 - kappa) * e
+            turned = np.linalg.solve(damping * np.eye(2) + np.outer(m, m), e)
+            turned *= np.linalg.norm(e) / np.linalg.norm(turned)
+            size = 2 * (snr * np.linalg.norm(z) / np.linalg.norm(e / 0.5)) ** 2
+            point, before = point - size * turned / 0.5 + np.sqrt(2 * size) * z, e
+        np.testing.assert_allclose(found[i], point, rtol=1e-9)
+
+
+def test_what_follows_starts_from_the_corrected_point(x64):
+    """With a clean estimate of 0 a step scales the point by `c_t / c_s`: also the base point was moved."""
+    process, snr = processes.EDM(), 0.4
+    grid = np.array([5.0, 2.0, 1.5, 0.4])
+    stats = solvers.ModelStatistics(
+        np.linspace(-2, 2, 5), np.ones((5, 2)), np.zeros((5, 2)), np.zeros((5, 2)),
+        solvers.statistics.signature(process),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=(3, 2)), rng.normal(size=(9, 3, 2))
+    zero = lambda x, t: jnp.zeros_like(x)  # noqa: E731
+    for predictor in (solvers.unipc(2), solvers.dpm_solver_v3(stats, 2), solvers.heun("log_snr")):
+        plan = solvers.predictor_corrector(predictor, 1, snr, "level").plan(process, grid)
+        expected, size = x, 2 * snr**2
+        for t, s, row in zip(grid[:-1], grid[1:], np.flatnonzero(plan.correct), strict=True):
+            expected = s / t * expected * (1 - size) + np.sqrt(2 * size) * s * noise[row]
+        out = jd.sample(jnp.asarray(noise[: plan.nfe]), zero, process, plan, x=jnp.asarray(x))
+        np.testing.assert_allclose(out, expected, rtol=1e-9, err_msg=predictor.name)
+    curved = [
+        jd.sample(
+            None, lambda x, t: 0 * x + jnp.array([[1.0, 0.0]]), process,
+            solvers.predictor_corrector(each, 0, curvature=solvers.LevenbergMarquardt(0.1, 0.5)), grid, x=x,
+        )
+        for each in (solvers.ddim(), solvers.unipc(2))
+    ]  # fmt: skip
+    np.testing.assert_allclose(*curved, rtol=1e-9)
+
+
 @pytest.mark.parametrize("curvature", [(1.0, 0.0, 0.0), (1e9, 0.5, 0.0), (0.1, 0.5, 1.0)])
 def test_levenberg_marquardt_limits_are_plain(curvature):
     process = processes.SubVP()

@@ -72,15 +72,28 @@ def test_it_is_algorithm_1(process, predictor, corrector, lower, published, walk
 
 
 @each
-@pytest.mark.parametrize("prediction", ["data", "noise"])
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_without_noise_it_is_unipc(process, order, prediction, walk):
-    for grid in (jd.grids.karras(process, 7), jd.grids.karras(process, 7, end=process.t_min)):
-        ours = S.sa_solver(order, order + 1, 0.0, prediction).plan(process, grid)
-        unipc = S.unipc(order, prediction=prediction).plan(process, grid)
-        x, none = RNG.normal(size=3), np.zeros((7, 3))
-        np.testing.assert_allclose(walk(ours, x, none, denoise), walk(unipc, x, none, denoise), rtol=1e-9)
-        assert not ours.noisy
+def test_without_noise_it_is_unipc(process, order, walk):
+    grid, x, none = uneven(process), RNG.normal(size=3), np.zeros((6, 3))
+    for lower in (True, False):
+        rows = S.unipc(order, lower_order_final=lower).plan(process, grid)
+        expected = algorithm_1(process, grid, x, none, order, order + 1, none[:, 0], lower, False)
+        np.testing.assert_allclose(walk(rows, x, none, denoise), expected, rtol=1e-8, atol=1e-8)
+        ours = S.sa_solver(order, order + 1, 0.0, lower_order_final=lower).plan(process, grid)
+        np.testing.assert_array_equal(ours.next, rows.next)
+        assert not ours.noisy and not rows.noisy
+
+
+@pytest.mark.parametrize("prediction", ["data", "noise"])
+def test_from_data_to_pure_noise_the_last_step_is_of_ddim(prediction):
+    """There is no log-SNR to correct in: the row's estimate is of data in either prediction."""
+    process = jd.processes.RectifiedFlow()
+    grid = np.linspace(0.1, 1.0, 5)
+    rows = S.unipc(2, prediction=prediction).plan(process, grid)
+    expected = np.zeros(rows.next.shape[1])
+    expected[[0, 2]] = S.ddim().plan(process, grid).next[-1, [0, 2]]
+    np.testing.assert_allclose(rows.next[-1], expected, atol=1e-12)
+    np.testing.assert_array_equal((0.0, 1.0) if rows.plain else rows.keep[-1], (0.0, 1.0))
 
 
 @each
