@@ -143,7 +143,7 @@ SPACINGS = ("leading", "linspace", "trailing")
 def spaced(process, steps, spacing="trailing", offset=0, end=None):
     """Equally spaced entries of a table of betas, as schedulers of pretrained checkpoints choose them.
 
-        leading   0, T / n, 2 T / n, ...  (rounded down), plus the offset: does not reach the last entry
+        leading   0, T // n, 2 (T // n), ..., plus the offset: does not reach the last entry
         linspace  n entries from 0 to T - 1
         trailing  T - 1, T - 1 - T / n, ...: does not reach the first entry
 
@@ -206,21 +206,29 @@ def explicit(process, times):
     Raises:
       ValueError: naming the first offending pair or time.
     """
-    known = concrete(times)
-    if known is None:
-        return times
-    return check_grid(process, np.asarray(known, np.float64))
+    known = _known_times(times)
+    return times if known is None else check_grid(process, known)
 
 
 def either_way(process, times):
     """`explicit`, or times that increase strictly from above 0: the way from data to noise."""
-    known = concrete(times)
+    known = _known_times(times)
     if known is None:
         return times
-    known = np.asarray(known, np.float64)
     if known.ndim == 1 and known.size > 1 and np.all(np.diff(known) > 0) and known[0] > 0:
         return check_grid(process, known[::-1])[::-1]
     return check_grid(process, known)
+
+
+def _known_times(times):
+    """Times as float64, or None where they are traced."""
+    try:
+        known = concrete(times)
+        return None if known is None else np.asarray(known, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"grid: expected (steps + 1,) times, such as jd.grids.karras(process, 18), got {times!r}"
+        ) from None
 
 
 def check_grid(process, grid):

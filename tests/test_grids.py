@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 import jaxdiff as jd
 
@@ -90,6 +91,7 @@ def test_grids_of_a_table():
     process = jd.processes.DiscreteVP(np.linspace(1e-4, 0.02, 1000))
     index = lambda grid: np.round(grid[:-1] * 1000 - 1).astype(int).tolist()  # noqa: E731
     assert index(jd.grids.spaced(process, 5, "leading", offset=1)) == [801, 601, 401, 201, 1]
+    assert index(jd.grids.spaced(process, 7, "leading")) == [852, 710, 568, 426, 284, 142, 0]
     assert index(jd.grids.spaced(process, 5, "linspace")) == [999, 749, 500, 250, 0]
     assert index(jd.grids.spaced(process, 5, "trailing")) == [999, 799, 599, 399, 199]
     assert index(jd.grids.spaced(process, 7, "trailing"))[:3] == [999, 856, 713]
@@ -110,13 +112,30 @@ def test_beta_polyexponential_and_aligned_levels():
     np.testing.assert_allclose(jd.grids.beta(process, 6, 1.0, 1.0), jd.grids.uniform(process, 6), atol=1e-12)
     u = jd.grids.beta(process, 20)
     assert np.diff(u)[0] > np.diff(u)[9] and np.diff(u)[-1] > np.diff(u)[9]  # shorter steps at both ends
+    quantile = scipy.special.betaincinv(0.6, 0.6, 1 - np.arange(21) / 20)
+    np.testing.assert_allclose(u, quantile, atol=1e-12)
+    root = np.sqrt([1, 0.75, 0.5, 0.25, 0])  # of the law with density 2 t
+    np.testing.assert_allclose(jd.grids.beta(process, 4, alpha=2.0, beta=1.0), root, atol=1e-12)
     vp = jd.processes.VP()
     np.testing.assert_allclose(jd.grids.polyexponential(vp, 6), jd.grids.log_snr(vp, 6), rtol=1e-9)
     np.testing.assert_allclose(jd.grids.exponential(vp, 6), jd.grids.log_snr(vp, 6))
     levels = vp.log_snr(jd.grids.polyexponential(vp, 9, rho=2.0)[:-1])
     assert np.all(np.diff(np.diff(levels)) < 0)  # ever shorter steps towards data
-    ten = jd.grids.align_your_steps(vp, 10, "sd15")
-    np.testing.assert_allclose(np.exp(-vp.log_snr(ten[1:10])), jd.grids.ALIGNED["sd15"][1:10], rtol=1e-9)
+    edm = jd.processes.EDM()
+    sigma = np.exp(np.linspace(1, 0, 9) ** 2.0 * np.log(80 / 0.002) + np.log(0.002))  # k-diffusion's
+    np.testing.assert_allclose(jd.grids.polyexponential(edm, 9, rho=2.0), [*sigma, 0], rtol=1e-9)
+    published = {
+        "sd15": [6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152],
+        "sdxl": [6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113],
+        "svd": [54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034],
+    }
+    for model, levels in published.items():
+        ten = jd.grids.align_your_steps(edm, 10, model)
+        np.testing.assert_allclose(ten, [80, *levels, 0], rtol=1e-9)
+        five = jd.grids.align_your_steps(edm, 5, model)
+        np.testing.assert_allclose(five[1:5], levels[1::2], rtol=1e-9)
+    first = jd.grids.align_your_steps(edm, 20, "sd15")[1]  # halfway in log sigma to the first level
+    np.testing.assert_allclose(first, np.sqrt(14.615 * 6.475), rtol=1e-9)
     for steps in (1, 2, 5, 30):
         for model in jd.grids.ALIGNED:
             grid = jd.grids.align_your_steps(jd.processes.EDM(), steps, model)
@@ -128,6 +147,7 @@ def test_shifts():
     plain = jd.grids.shifted(process, 6, 3.0)
     np.testing.assert_allclose(jd.grids.shifted(process, 6, 3.0, power=1.0 + 1e-9), plain, atol=1e-6)
     np.testing.assert_allclose(plain[3], 0.75)
+    np.testing.assert_allclose(jd.grids.shifted(process, 4, 3.0, power=2.0), [1, 27 / 28, 0.75, 0.25, 0])
     stretched = jd.grids.shifted(process, 6, 3.0, terminal=0.1)
     np.testing.assert_allclose(stretched[-2:], [0.1, 0.0])
     np.testing.assert_allclose((1 - stretched[1:-1]) / (1 - plain[1:-1]), 0.9 / (1 - plain[-2]))

@@ -73,6 +73,37 @@ def test_evaluations_are_counted_and_belong_to_the_sample(solver):
 
 
 @pytest.mark.slow
+def test_dpm_solver_12_is_its_algorithm(x64):
+    """Lu et al. (2022), appendix C, one sample at a time; some of its steps are not taken."""
+    process, rtol, atol = processes.VP(), 0.01, 0.002
+    grid = between(process, -3.0, 4.0)
+    x, denoise = 1.2 * jax.random.normal(jax.random.key(0), (3, 2)), TARGET.denoiser(process)
+    solver = solvers.dpm_adaptive(2, rtol, atol, first=0.8)
+    found, state = jd.sample(None, denoise, process, solver, grid, x=x, save="state")
+    at, end, refused = jax.jit(denoise), process.log_snr(grid[1]), 0
+    for i in range(3):
+        point = previous = np.asarray(x[i])
+        log_snr, h, count = process.log_snr(grid[0]), 0.8, 0
+        while log_snr < end - 1e-12:
+            h = min(h, end - log_snr)
+            t = process.time_of_log_snr(log_snr + h * np.array([0, 0.5, 1]))
+            a, _, c = process.coefficients(t)
+            e_0 = (point - a[0] * at(point[None], t[0])[0]) / c[0]
+            middle = a[1] / a[0] * point - c[1] * np.expm1(h / 2) * e_0
+            e_1 = (middle - a[1] * at(middle[None], t[1])[0]) / c[1]
+            low, high = (a[2] / a[0] * point - c[2] * np.expm1(h) * e for e in (e_0, e_1))
+            delta = np.maximum(atol, rtol * np.maximum(np.abs(low), np.abs(previous)))
+            error, count = np.sqrt(np.mean(((high - low) / delta) ** 2)), count + 2
+            if error <= 1:
+                point, previous, log_snr = high, low, log_snr + h
+            refused += error > 1
+            h = 0.9 * h * error ** (-1 / 2)
+        np.testing.assert_allclose(found[i], point, rtol=1e-7, atol=1e-9)
+        assert state.evaluations[i] == count
+    assert refused > 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
 def test_reverse_sde_has_the_law_of_the_data(process):
     n = 1500

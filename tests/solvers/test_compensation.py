@@ -51,6 +51,18 @@ def test_compensation_by_hand(x64):
     np.testing.assert_allclose(out, x, rtol=1e-10)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_compensated_estimates_are_read_from_the_polynomial_in_time(depth):
+    """Powers of the time up to the depth, as estimates, become those of `rho t_i + (1 - rho) t_(i-1)`."""
+    grid, ratios = np.array([0.95, 0.8, 0.62, 0.5, 0.3, 0.1]), np.array([9.0, 1.3, 0.7, 1.2, 0.4])
+    rows = solvers.dc_solver(ratios, order=3, depth=depth).plan(VP, grid)
+    for i in range(5):
+        past = grid[np.maximum(i - np.arange(rows.memory), 0)]
+        at = ratios[i] * grid[i] + (1 - ratios[i]) * grid[i - 1] if i >= depth else grid[i]
+        for power in range(depth + 1):
+            np.testing.assert_allclose(rows.push[i] @ past**power, at**power, rtol=1e-12)
+
+
 def guided(scale):
     cond = testing.gaussian(MEANS[1], SPREADS[1]).denoiser(VP)
     return jd.guidance.classifier_free(cond, TARGET.denoiser(VP), scale=scale)

@@ -169,3 +169,94 @@ def test_published_third_order_is_that_of_k_diffusion_and_diffusers(second, tau)
         used = [d[i - j] if i >= j else 0.0 for j in range(3)]
         np.testing.assert_allclose(rows[i, 2:-1] @ used, a[i + 1] * expected, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(rows[i, 0], c[i + 1] / c[i] * np.exp(-(tau**2) * h[i]), rtol=1e-12)
+
+
+@each
+@pytest.mark.parametrize("coordinate", ["time", "sigma"])
+def test_deis_integrates_polynomials_in_its_coordinate(process, coordinate):
+    grid, a, c, _ = quantities(process)
+    log_snr = process.log_snr(grid)
+    of = {"time": process.time_of_log_snr, "sigma": lambda v: np.exp(-v)}[coordinate]
+    place = of(log_snr)
+    for order in (1, 2, 3, 4):
+        rows = jd.solvers.deis(order, coordinate).plan(process, grid)
+        np.testing.assert_allclose(rows.keep, np.stack([1 / c, -a / c], -1)[:-1], rtol=1e-9)
+        np.testing.assert_allclose(rows.next[:, 0], a[1:] / a[:-1], rtol=1e-9)
+        for i in range(5):
+            past = place[np.maximum(i - np.arange(order), 0)]
+            for power in range(min(order, i + 1)):
+
+                def integrand(v, power=power):  # of E = coordinate^power over d(c / a) = -exp(-log_snr)
+                    return -np.exp(-v) * of(np.array([v]))[0] ** power
+
+                whole = integrate.quad(integrand, log_snr[i], log_snr[i + 1], epsabs=1e-12)[0]
+                found = rows.next[i, 2:-1] @ past**power
+                np.testing.assert_allclose(found, a[i + 1] * whole, rtol=1e-6, atol=1e-9)
+
+
+@each
+@pytest.mark.parametrize("coordinate", ["time", "sigma", "log_snr"])
+def test_adams_bashforth_integrates_polynomials_in_its_coordinate(process, coordinate):
+    grid, a, c, _ = quantities(process)
+    log_snr = process.log_snr(grid)
+    theta, scale = {"time": (grid, 1 + 0 * a), "sigma": (c / a, a), "log_snr": (log_snr, c)}[coordinate]
+    da, _, dc = process.derivatives(grid)
+    slopes = {"time": (dc / c, da - a * dc / c), "sigma": (1 / c, -a / c), "log_snr": (0 * a, a / c)}
+    for order in (1, 2, 3, 4):
+        rows = jd.solvers.adams_bashforth(order, coordinate).plan(process, grid)
+        np.testing.assert_allclose(rows.keep, np.stack(slopes[coordinate], -1)[:-1], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(rows.next[:, 0], scale[1:] / scale[:-1], rtol=1e-9)
+        for i in range(5):
+            past = (theta[np.maximum(i - np.arange(order), 0)] - theta[i]) / (theta[i + 1] - theta[i])
+            for power in range(min(order, i + 1)):
+                expected = scale[i + 1] * (theta[i + 1] - theta[i]) / (power + 1)
+                np.testing.assert_allclose(rows.next[i, 2:-1] @ past**power, expected, rtol=1e-9)
+
+
+def bend(x, t):
+    """A denoiser that is neither linear nor constant in time."""
+    return np.tanh(x) + 0.3 * np.cos(x + t)
+
+
+@each
+@pytest.mark.parametrize("prediction", ["data", "noise"])
+def test_singlestep_methods(process, prediction, walk):
+    """2S and 3S as displayed, one step; in noise prediction a and c, and h and -h, are exchanged."""
+    log_snr, h = -1.0, 1.7
+    place = process.time_of_log_snr(log_snr + h * np.array([0, 1 / 3, 1 / 2, 2 / 3, 1]))
+    at = dict(zip((0, 1 / 3, 1 / 2, 2 / 3, 1), place, strict=True))
+    x = np.random.default_rng(0).normal(size=4)
+    sign = -1 if prediction == "data" else 1
+    make = jd.solvers.dpmpp_singlestep if prediction == "data" else jd.solvers.dpm_singlestep
+
+    def levels(r):
+        a, _, c = process.coefficients(at[r])
+        return (a, c) if prediction == "data" else (c, a)  # of the estimate, and of the point
+
+    def estimate(u, r):
+        a, _, c = process.coefficients(at[r])
+        return bend(u, at[r]) if prediction == "data" else (u - a * bend(u, at[r])) / c
+
+    def move(r, slope):
+        """To node r with the derivatives of the estimate in r."""
+        own, other = levels(r)
+        z = sign * r * h
+        phi = [np.expm1(z), np.expm1(z) / z - 1, ((np.expm1(z) / z - 1) / z) - 0.5]
+        return other / levels(0)[1] * x - own * sum(phi[j] * r**j * d for j, d in enumerate(slope))
+
+    first = estimate(x, 0)
+    half = estimate(move(1 / 2, [first]), 1 / 2)
+    third = estimate(move(1 / 3, [first]), 1 / 3)
+    two = estimate(move(2 / 3, [first, 3 * (third - first)]), 2 / 3)
+    whole = np.expm1(sign * h)
+    own, other = levels(1)
+    curve = np.linalg.solve([[1 / 3, 1 / 18], [2 / 3, 2 / 9]], [third - first, two - first])
+    expected = {
+        (2, "midpoint"): other / levels(0)[1] * x - own * whole * half,
+        (2, "lagrange"): move(1, [first, 2 * (half - first)]),
+        (3, "midpoint"): move(1, [first, 1.5 * (two - first)]),
+        (3, "lagrange"): move(1, [first, *curve]),
+    }
+    for (order, rule), end in expected.items():
+        rows = make(order, rule).plan(process, place[[0, -1]])
+        np.testing.assert_allclose(walk(rows, x, np.zeros((3, 4)), bend), end, rtol=1e-9, err_msg=rule)

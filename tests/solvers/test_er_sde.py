@@ -79,6 +79,13 @@ def test_limits(process):
     )
 
 
+def test_the_default_noise_scale_is_the_paper_s():
+    """`rho (exp(rho^0.3) + 10)` at 1e-10, 1 and 2^(10 / 3)."""
+    rho = np.array([1e-10, 1.0, 2 ** (10 / 3)])
+    expected = rho * (np.exp([0.001, 1.0, 2.0]) + 10)
+    np.testing.assert_allclose(default_noise_scale(rho), expected, rtol=1e-12)
+
+
 def test_from_no_data_at_all():
     """At a = 0 the first step draws its noise; the default process times are walked to the data."""
     process = jd.processes.RectifiedFlow()

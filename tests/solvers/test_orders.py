@@ -22,7 +22,16 @@ ONE_EVALUATION = {
     "dpmpp 2": (solvers.dpmpp_multistep(order=2), 2),
     "dpmpp 2 lagrange": (solvers.dpmpp_multistep(order=2, rule="lagrange"), 2),
     "dpmpp 3": (solvers.dpmpp_multistep(order=3), 3),
+    "dpm 3": (solvers.dpm_multistep(order=3), 3),
+    "unipc 2": (solvers.unipc(2, lower_order_final=False), 3),
+    "deis 2": (solvers.deis(2), 2),
+    "deis 3": (solvers.deis(3), 3),
+    "lms 3": (solvers.lms(3), 3),
+    "adams_bashforth 2": (solvers.adams_bashforth(2), 2),
+    "adams_bashforth 3": (solvers.adams_bashforth(3), 3),
+    "er_sde 3": (solvers.er_sde(3, 0.0), 3),
 }
+TWO_EVALUATIONS = [solvers.heun(), solvers.midpoint(), solvers.ralston()]
 
 
 def log_snr_grid(process, steps):
@@ -61,11 +70,15 @@ def test_methods_of_one_evaluation_a_step_reach_their_order(problem):
         assert abs(found.slope - order) < 0.15, (name, found)
 
 
-def test_heun_reaches_second_order(problem):
+def test_methods_of_two_evaluations_reach_second_order(problem):
     process, x, exact = problem
     denoise = TARGET.denoiser(process)
-    run = jax.jit(lambda plan: jd.sample(None, denoise, process, plan, x=x))
-    found = testing.measure_order(
-        lambda n: run(solvers.heun().plan(process, log_snr_grid(process, n))), exact, STEPS
-    )
-    assert abs(found.slope - 2) < 0.15, found
+    run = jax.jit(jax.vmap(lambda plan: jd.sample(None, denoise, process, plan, x=x)))
+
+    def plans(n):
+        return solvers.stack([each.plan(process, log_snr_grid(process, n)) for each in TWO_EVALUATIONS])
+
+    answers = {n: np.asarray(run(plans(n))) for n in STEPS}
+    for i, each in enumerate(TWO_EVALUATIONS):
+        found = testing.measure_order(lambda n, i=i: answers[n][i], exact, STEPS)
+        assert abs(found.slope - 2) < 0.15, (each.name, found)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.integrate import quad
 
 import jaxdiff as jd
 from jaxdiff import processes, solvers, testing
@@ -96,6 +97,54 @@ def test_statistics_of_a_gaussian_are_its_closed_form():
     ).max()
     assert error(solvers.dpm_solver_v3(stats, 1, None)) < 0.02 * error(solvers.ddim())
     assert error(solvers.dpm_solver_v3(stats, 2)) < 0.02 * error(solvers.ddim())
+
+
+def test_statistics_are_moments_along_the_ode(x64):
+    """D = sin(log_snr / 2 + 1) tanh(x / a): its derivatives are known, and the moments of the same draws."""
+    process, n = processes.VP(), 64
+
+    def denoise(x, t):
+        a, _, _ = process.coefficients(t)
+        return jnp.sin(process.log_snr(t) / 2 + 1) * jnp.tanh(x / a)
+
+    keys = jax.random.split(jax.random.key(0), n)
+    x0 = jax.random.normal(jax.random.key(1), (n, 2))
+    stats = solvers.fit_model_statistics(keys, denoise, process, x0, 20, -1.5, 2.0, trace="exact")
+    u = np.asarray(x0) + np.exp(-stats.log_snr)[:, None, None] * np.asarray(
+        jd.core.normal_like(jd.core.fold_in(keys, 0), x0)
+    )
+    half = 0.5 * stats.log_snr[:, None, None] + 1
+    clean, slope = np.sin(half) * np.tanh(u), np.sin(half) / np.cosh(u) ** 2
+    l = 1 - slope.mean(1)  # noqa: E741
+    np.testing.assert_allclose(stats.l, l, rtol=1e-6)
+    du, rest = clean - u, (1 - l)[:, None]
+    f = rest * u - clean
+    df = rest * du - np.gradient(l, stats.log_snr, axis=0)[:, None] * u
+    df = df - slope * du - 0.5 * np.cos(half) * np.tanh(u)
+    s = ((f * df).mean(1) - f.mean(1) * df.mean(1)) / f.var(1)
+    np.testing.assert_allclose(stats.s, s, rtol=1e-6)
+    np.testing.assert_allclose(stats.b, df.mean(1) - s * f.mean(1), rtol=1e-6, atol=1e-9)
+
+
+def test_pseudo_orders_are_powers_of_divided_differences():
+    """Predictor, and a corrector with one more value: that of the step's end, next to its start."""
+    process = processes.VP()
+    log_snr = np.array([-2.0, -1.2, -0.9, 0.3, 0.8, 1.9])
+    grid = process.time_of_log_snr(log_snr)
+    plain = constant(process, 1.0, 0.0, 0.0)  # what is remembered is -D
+    rows = solvers.dpm_solver_v3(plain, 3, None, pseudo=True, lower_order_final=False).plan(process, grid)
+    same = solvers.unified(3, rules="differences", correctors=False).plan(process, grid)
+    np.testing.assert_allclose(rows.next[:, 2:5, 0], -same.next[:, [2, 3, 5]], atol=1e-12)
+    rows = solvers.dpm_solver_v3(plain, 2, lower_order_final=False).plan(process, grid)
+    a, _, c = process.coefficients(grid)
+    for i in (2, 3, 4):  # the step from i - 1 to i
+        h, back = log_snr[i] - log_snr[i - 1], log_snr[i - 2] - log_snr[i - 1]
+        weights = [quad(lambda u: np.exp(u - h) * u**p, 0, h)[0] for p in range(3)]  # noqa: B023
+        first = np.array([1, -1, 0]) / h  # on the end, the start and before: D[start, end]
+        second = (first - np.array([1, 0, -1]) / (h - back)) / -back  # D[start, end, before]
+        expected = weights[0] * np.array([0, 1, 0]) + weights[1] * first + weights[2] * second
+        taken = c[i + 1] / c[i] * a[i]
+        np.testing.assert_allclose(rows.base[i, 2:5, 0], -taken * expected, rtol=1e-9)
 
 
 def test_fitted_statistics_help_at_few_evaluations(tmp_path):
