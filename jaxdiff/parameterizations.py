@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.core import (
+    check_made,
     check_output,
     check_positive,
     concrete,
@@ -328,6 +329,8 @@ def denoiser(net, process, parameterization, y=None):
     Raises:
       ValueError: if the parameterization has no clean estimate at `process.t_max`.
     """
+    check_made("denoiser", "process", process, "coefficients", "jd.processes.VP()")
+    check_made("denoiser", "parameterization", parameterization, "coefficients", "jd.parameterizations.v()")
     process.endpoint(y)
     _refuse_singular("denoiser", parameterization, process, process.t_max)
 

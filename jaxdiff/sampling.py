@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import concrete, fold_in
+from jaxdiff.core import check_made, concrete, fold_in
 from jaxdiff.core.keys import batch_keys, is_key, typed
 from jaxdiff.solvers.gradients import check_gradient, walk
+from jaxdiff.solvers.heavy_tails import stepper
 
 
 def sample(
@@ -48,15 +49,12 @@ def sample(
       The samples, or the saved path, in the dtype of `x` (float32 at least).
 
     Raises:
-      ValueError: for a grid, keys, shape, `save` or `gradient` that do not fit together; before compilation.
+      ValueError: for a grid, keys, shape, `y`, `save` or `gradient` that do not fit together, or integers as
+        the start of a continuous process; before compilation.
     """
-    if not hasattr(solver, "plan"):
-        raise ValueError(
-            f"sample: expected a solver of jd.solvers, such as jd.solvers.heun(), or a plan, got {solver!r}"
-        )
+    _check_parts(denoise, process, solver)
     rows = solver.plan(process, grid)
-    if rows.noisy and not getattr(process, "normal", True):
-        raise ValueError("sample: this solver draws normal noise, but the process's has heavier tails")
+    step = stepper(solver, process, rows, keys)
     check_gradient(gradient, rows)
     x = _start(keys, process, rows, shape, x, y)
     dtype = jnp.result_type(jax.tree.leaves(x)[0], jnp.float32)
@@ -71,7 +69,7 @@ def sample(
 
     def body(carry, row):
         (state, path), (row, number) = carry, row
-        state = solver.step(shifted, state, row, draw(row, number))
+        state = step(shifted, state, row, draw(row, number))
         if path is not None:
             point, place = add(state.x, row.to), slot(row.arrives)
             path = jax.tree.map(lambda p, x: p.at[place].set(x, mode="drop"), path, point)
@@ -91,6 +89,16 @@ def sample(
     return (x, state) if save == "state" else x
 
 
+def _check_parts(denoise, process, solver):
+    check_made("sample", "process", process, "endpoint", "jd.processes.VP()")
+    if not callable(denoise):
+        raise ValueError(f"sample: expected denoise to be a function of (x, t), got {denoise!r}")
+    if not hasattr(solver, "plan"):
+        raise ValueError(
+            f"sample: expected a solver of jd.solvers, such as jd.solvers.heun(), or a plan, got {solver!r}"
+        )
+
+
 def _shift(process, y):
     """`(x, t, sign) -> x + sign b(t) y`, or `x` itself where there is no `y`."""
     if y is None:
@@ -104,6 +112,9 @@ def _shift(process, y):
 
 
 def _wide(leaf):
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        got = jnp.result_type(leaf)
+        raise ValueError(f"sample: expected a floating x, got {got}; scale it to floats first")
     return jnp.asarray(leaf, jnp.result_type(leaf, jnp.float32))
 
 
@@ -118,6 +129,7 @@ def _start(keys, process, rows, shape, x, y):
         raise ValueError("sample: expected either shape= (of one sample) or x= (the start), not both")
     if x is not None:
         start = getattr(process, "check_start", _wide)
+        _check_endpoint(y, [np.shape(leaf) for leaf in jax.tree.leaves(x)])
         return jax.tree.map(start, x)
     if isinstance(shape, (int, np.integer)):
         raise ValueError(f"sample: expected shape to be a tuple, the shape of one sample, got {shape}")
@@ -135,12 +147,22 @@ def _start(keys, process, rows, shape, x, y):
             f"sample: expected (batch,) keys, one per sample, as of jax.random.split(key, n); got {got}"
         )
 
+    if y is not None:
+        _check_endpoint(y, [(len(keys), *shape)])
+
     def prior(key, y):
         return process.prior(
             jax.random.fold_in(key, 0), shape if isinstance(shape, dict) else tuple(shape), y
         )
 
     return jax.vmap(prior, in_axes=(0, None if y is None else 0))(keys, y)
+
+
+def _check_endpoint(y, shapes):
+    """Refuses a `y` of other shapes than those of `x`: it would broadcast, or fail within the walk."""
+    got = shapes if y is None else [np.shape(leaf) for leaf in jax.tree.leaves(y)]
+    if got != shapes:
+        raise ValueError(f"sample: expected y of x's shape {shapes[0]}, got {got[0]}; pass one per sample")
 
 
 class Draw(NamedTuple):

@@ -119,6 +119,12 @@ def test_the_network_sees_one_time_per_example():
         denoise(jnp.ones((4, 2)), jnp.ones(3))
 
 
+def test_classes_and_names_are_refused():
+    for process, parameterization in ((jd.processes.VP, P.v()), (jd.processes.VP(), P.v), ("VP", P.v())):
+        with pytest.raises(ValueError, match="denoiser: expected .* to be an object such as jd"):
+            jd.denoiser(lambda x, c: x, process, parameterization)
+
+
 def test_wrong_sigma_data():
     with pytest.raises(ValueError, match="sigma_data"):
         P.edm(sigma_data=0.0)

@@ -12,6 +12,7 @@ TARGET = jd.testing.gaussian_mixture(
     np.array([[1.0, 0.0], [-1.0, 0.5]]), np.array([[0.1, 0.2], [0.05, 0.1]]), np.array([0.4, 0.6])
 )
 DENOISE = TARGET.denoiser(VP)
+BRIDGE = dict(process=jd.processes.BrownianBridge(), grid=jd.grids.uniform(jd.processes.BrownianBridge(), 3))
 ODE, SDE = jd.solvers.dpmpp_multistep(2), jd.solvers.ancestral()
 
 
@@ -130,6 +131,13 @@ def test_progress_works_inside_jit(capsys):
         (dict(keys=None, x=jnp.ones((16, 2)), solver=SDE), "this solver draws noise"),
         (dict(keys=KEYS[:3], x=jnp.ones((16, 2)), solver=SDE), r"\(16,\) keys, got shape \(3,\)"),
         (dict(keys=KEYS, shape=(2,), y=jnp.ones((16, 2))), "no second endpoint"),
+        (dict(keys=KEYS, shape=(2,), process=jd.processes.VP), "process to be an object such as jd.proc"),
+        (dict(keys=KEYS, shape=(2,), denoise=None), r"denoise to be a function of \(x, t\), got None"),
+        (dict(keys=KEYS, shape=(2,), grid="karras"), r"expected \(steps \+ 1,\) times, .* got 'karras'"),
+        (dict(keys=KEYS, shape=(2,), grid=jd.grids.karras), r"grid: expected \(steps \+ 1,\) times"),
+        (dict(keys=KEYS, x=np.full((16, 2), 128)), "expected a floating x, got int32; scale it"),
+        (dict(keys=KEYS, shape=(2,), y=jnp.ones((3, 2))) | BRIDGE, r"y of x's shape \(16, 2\), got \(3, 2\)"),
+        (dict(keys=KEYS, x=jnp.ones((16, 2)), y=jnp.ones((1, 2))) | BRIDGE, r"got \(1, 2\); pass one per"),
     ],
 )
 def test_wrong_arguments_are_met_before_compilation(arguments, message):

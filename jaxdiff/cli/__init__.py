@@ -47,6 +47,8 @@ def main(args=None):
             given = _parse(args, kinds, train=saved)  # what is not said again is as the run has it
         if getattr(given, "coordinator", None) is not None:
             distributed.join(given.coordinator, given.processes, given.process_id, given.heartbeat)
+        elif getattr(given, "processes", None) is not None or getattr(given, "process_id", None) is not None:
+            raise ValueError("train: expected --coordinator with --processes and --process-id, got none")
         with distributed.together():
             run(given)
     except ValueError as error:

@@ -89,6 +89,8 @@ def make_sampler(job, config):
     over the devices of all processes, each of which has to draw.
     """
     solver, scale = lookup("solver", config["solver"]), config["guidance_scale"]
+    if not np.isfinite(scale):
+        raise ValueError(f"make_sampler: expected a finite guidance_scale, got {scale}")
     if scale != 1 and not config["label_drop"]:
         raise ValueError(
             f"make_sampler: expected guidance_scale 1 for a run without label_drop, got {scale}; "

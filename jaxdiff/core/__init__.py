@@ -9,7 +9,14 @@ from jaxdiff.core.arrays import (
     safe_divide,
     safe_sqrt,
 )
-from jaxdiff.core.checks import check_choice, check_count, check_output, check_positive, unknown_name
+from jaxdiff.core.checks import (
+    check_choice,
+    check_count,
+    check_made,
+    check_output,
+    check_positive,
+    unknown_name,
+)
 from jaxdiff.core.keys import batch_keys, fold_in, normal_like
 from jaxdiff.core.layout import batch_over, constrain_batch
 from jaxdiff.core.tangents import quadratic_forms, random_tangents, unit_tangents
@@ -20,6 +27,7 @@ __all__ = [
     "batch_over",
     "check_choice",
     "check_count",
+    "check_made",
     "check_output",
     "check_positive",
     "concrete",

@@ -8,8 +8,9 @@ import numpy as np
 def check_positive(where, **numbers):
     """Raises ValueError for the first of `numbers` that is not a finite number above zero."""
     for name, value in numbers.items():
-        if isinstance(value, (int, float)) and not 0 < value < float("inf"):
-            raise ValueError(f"{where}: expected {name} to be a finite number above 0, got {value}")
+        number = isinstance(value, (int, float, np.number))
+        if isinstance(value, str) or (number and not 0 < value < float("inf")):
+            raise ValueError(f"{where}: expected {name} to be a finite number above 0, got {value!r}")
 
 
 def check_count(where, least=1, **numbers):
@@ -17,6 +18,19 @@ def check_count(where, least=1, **numbers):
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"{where}: expected {name} to be an integer of at least {least}, got {value!r}")
+
+
+def check_made(where, name, value, has, example):
+    """Raises ValueError for a name or a class in the place of the object itself: `VP` for `VP()`.
+
+    Args:
+      where, name: the caller and its argument.
+      value: what was given.
+      has: an attribute that the object has.
+      example: how one is made.
+    """
+    if isinstance(value, type) or not hasattr(value, has):
+        raise ValueError(f"{where}: expected {name} to be an object such as {example}, got {value!r}")
 
 
 def check_choice(where, name, value, choices):

@@ -43,10 +43,10 @@ def npz(path, held_out=0.2, seed=0):
 
 def _read_npz(path):
     try:
-        saved = np.load(path, allow_pickle=False)
-        if isinstance(saved, np.ndarray):
-            raise ValueError("a single array")
-        with saved:
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("no zip archive, or one that was cut off")
+        with np.load(path, allow_pickle=False) as saved:
             return {name: saved[name] for name in saved.files}
     except FileNotFoundError:
         raise ValueError(f"npz:{path}: expected a file, found none; check the path") from None
@@ -123,8 +123,9 @@ def _vector_scale(x):
 
 def _check_labels(where, label, size):
     if label.shape != (size,) or label.dtype.kind not in "iu" or label.min() < 0:
+        least = f", the least {label.min()}" if label.size and label.dtype.kind == "i" else ""
         raise ValueError(
-            f"{where}: expected label to be {size} integers from 0 on, "
-            f"got {label.dtype} of shape {label.shape}; number the classes 0, 1, ..."
+            f"{where}: expected label to be {size} integers from 0 on, got {label.dtype} of shape "
+            f"{label.shape}{least}; number the classes 0, 1, ..."
         )
     return label.astype(np.int32)

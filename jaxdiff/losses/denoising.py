@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import times as times_
-from jaxdiff.core import batch_keys, check_output, fold_in, match_dims
+from jaxdiff.core import batch_keys, check_made, check_output, fold_in, match_dims
 
 
 def denoising(
@@ -32,9 +32,17 @@ def denoising(
       `(batch,)` losses, in float32 or wider.
 
     Raises:
-      ValueError: for data that is no floating array with a batch axis, a wrong number of keys, or a
-        network that returns another shape.
+      ValueError: for data that is no floating array with a batch axis, a wrong number of keys, a
+        network that returns another shape, or names and classes in the place of objects.
     """
+    times = times_.stratified() if times is None else times
+    check_made("denoising", "process", process, "perturb", "jd.processes.VP()")
+    check_made("denoising", "parameterization", parameterization, "target", "jd.parameterizations.v()")
+    check_made("denoising", "times", times, "draw", "jd.times.uniform()")
+    if not (weighting is None or callable(weighting)):
+        raise ValueError(
+            f"denoising: expected weighting to be a function such as jd.weightings.edm(), got {weighting!r}"
+        )
     if not hasattr(x0, "dtype"):
         raise ValueError(
             f"denoising: expected x0 to be one array (batch, ...), got a {type(x0).__name__}; stack lists "
@@ -47,7 +55,7 @@ def denoising(
         )
     x0 = jnp.asarray(x0, jnp.promote_types(jnp.result_type(x0), jnp.float32))
     keys = batch_keys(key, x0.shape[0], "denoising")
-    t = (times or times_.stratified()).draw(fold_in(keys, 0), process, strata)
+    t = times.draw(fold_in(keys, 0), process, strata)
     noise = process.noise(fold_in(keys, 1), x0) if noise is None else noise
     x_t = process.perturb(x0, noise, t, y)
     k = parameterization.coefficients(process, t)

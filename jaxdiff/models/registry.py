@@ -4,6 +4,9 @@ import dataclasses
 import difflib
 
 import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxdiff.core import check_count
 
 from .dit import DiT
 from .mlp import MLP
@@ -50,6 +53,24 @@ def _check_known(what: str, name: str, known) -> None:
         raise ValueError(f"build: unknown {what} {name!r}; near ones are {', '.join(near)}")
 
 
+def _check_value(field: str, kind, value) -> None:
+    """Numbers, tuples of them, and dtypes; what else a field takes, its network looks at."""
+    if kind is int or (kind == int | None and value is not None):
+        check_count("build", least=0 if field == "depth" else 1, **{field: value})
+    elif kind == tuple[int, ...]:
+        if not isinstance(value, (tuple, list)):
+            raise ValueError(f"build: expected {field} to be a tuple of integers, got {value!r}")
+        for item in value:
+            check_count("build", **{field: item})
+    elif kind is float and not isinstance(value, (int, float)):
+        raise ValueError(f"build: expected {field} to be a number, got {value!r}")
+    elif field.endswith("dtype") and value is not None:
+        try:
+            jnp.dtype(value)
+        except TypeError:
+            raise ValueError(f"build: expected {field} such as 'bfloat16', got {value!r}") from None
+
+
 def build(
     name: str, *, sample_shape: tuple[int, ...], num_classes: int | None = None, **overrides
 ) -> nn.Module:
@@ -67,13 +88,15 @@ def build(
         `module.apply({"params": params}, x, c_noise, condition, keys=keys)` its output.
 
     Raises:
-        ValueError: for an unknown name or field, or a shape that the network cannot take.
+        ValueError: for an unknown name or field, a value that it cannot have, or a shape that the network
+            cannot take.
     """
     _check_known("model", name, _MODELS)
     network, fields = _MODELS[name]
-    known = [f.name for f in dataclasses.fields(network) if f.name not in ("parent", "name")]
-    for field in overrides:
-        _check_known(f"field of {network.__name__}", field, known)
+    kinds = {f.name: f.type for f in dataclasses.fields(network) if f.name not in ("parent", "name")}
+    for field, value in overrides.items():
+        _check_known(f"field of {network.__name__}", field, kinds)
+        _check_value(field, kinds[field], value)
     module = network(**{**fields, "num_classes": num_classes, **overrides})
     module.check_shape(tuple(sample_shape))
     return module

@@ -57,7 +57,7 @@ class LinearProcess:
         """`x_t = a x0 + b y + c noise`.
 
         Args:
-          x0: clean data, `(batch, ...)`.
+          x0: clean data, `(batch, ...)`; of a pytree every leaf is perturbed, at the same times.
           noise: standard normal, the shape of `x0`.
           t: times in [0, t_max]: scalar, `(batch,)` or matching `x0` from the left.
           y: the second endpoint, the shape of `x0`, for processes that have one.
@@ -65,6 +65,9 @@ class LinearProcess:
         Raises:
           ValueError: for times of another shape, noise of another shape, or a `y` without use.
         """
+        if not jax.tree_util.all_leaves([x0]):
+            ends = () if self.endpoint(y) is None else (y,)
+            return jax.tree.map(lambda x0, noise, *y: self.perturb(x0, noise, t, *y), x0, noise, *ends)
         if np.shape(noise) != np.shape(x0):
             raise ValueError(f"perturb: expected noise of x0's shape {np.shape(x0)}, got {np.shape(noise)}")
         if self.endpoint(y) is not None and np.shape(y) != np.shape(x0):

@@ -99,7 +99,8 @@ def check_batch_size(batch_size, devices, accumulate=1):
         raise ValueError(f"fit: expected batch_size to be an integer, got {batch_size!r}")
     unit = devices * accumulate
     if batch_size < 1 or batch_size % unit:
-        near = sorted({max(unit, batch_size // unit * unit), -(-batch_size // unit) * unit or unit})
+        below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
+        near = sorted({max(unit, below), max(unit, above)})
         what = f"the {devices} devices" + (f" times accumulate={accumulate}" if accumulate > 1 else "")
         raise ValueError(
             f"fit: expected batch_size to be a positive multiple of {what} ({unit}), got "

@@ -69,18 +69,28 @@ def claim(run, config, free=()):
             )
         write_json(os.path.join(run, "config.json"), config)
         return
-    saved = read_config(run)
+    saved, config = _flat(read_config(run), free), _flat(config, free)
     absent = "(absent)"
     differing = [
         f"{name}: the run has {saved.get(name, absent)!r}, now {config.get(name, absent)!r}"
         for name in sorted(set(saved) | set(config))
-        if name not in free and saved.get(name, absent) != config.get(name, absent)
+        if saved.get(name, absent) != config.get(name, absent)
     ]
     if differing:
         raise ValueError(
             f"claim: expected the configuration that {run} was started with, got another "
             f"({'; '.join(differing)}); use the same settings to continue it, or another --out"
         )
+
+
+def _flat(config, free):
+    """The fields that are not free, those of dicts among them by names such as `data_record.shape`."""
+    flat = {}
+    for name, value in config.items():
+        if name not in free:
+            named = {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else None
+            flat |= named or {name: value}
+    return flat
 
 
 class Log:

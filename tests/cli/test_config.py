@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.cli import main
 from jaxdiff.cli.config import CLUSTER, FREE, Train, resolve
-from jaxdiff.cli.job import build_job, check_labels, objective
+from jaxdiff.cli.job import build_job, check_labels, make_sampler, objective
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,18 @@ def test_defaults_go_by_data_and_given_settings_win(digits):
     assert toy["out"] == "runs/moons" and toy["ema"] == ["400"]
     assert (config["checkpoint_every"], toy["checkpoint_every"]) == (500, 2000)
     assert resolve(Train(data="moons", checkpoint_every=7), jd.data.load("moons"))["checkpoint_every"] == 7
+
+
+def test_processes_without_a_coordinator_do_not_train_alone(capsys):
+    for words in (["--processes", "2"], ["--process-id", "1"]):
+        assert main(["train", *words]) == 2
+        assert "expected --coordinator with --processes and --process-id" in capsys.readouterr().err
+
+
+def test_a_guidance_scale_that_is_no_number(digits):
+    config = resolve(Train(label_drop=0.1, guidance_scale=float("nan")), digits)
+    with pytest.raises(ValueError, match="expected a finite guidance_scale, got nan"):
+        make_sampler(build_job(config), config)
 
 
 def test_nothing_is_left_open_and_json_holds_it(digits):

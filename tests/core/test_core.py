@@ -6,6 +6,7 @@ import pytest
 from jaxdiff.core import (
     batch_keys,
     check_choice,
+    check_made,
     check_output,
     check_positive,
     dataclass,
@@ -66,6 +67,9 @@ def test_dataclass_is_a_frozen_pytree_with_static_fields():
         point.x = 3.0
     with pytest.raises(ValueError, match="Point: expected x to be a finite number above 0, got -1"):
         Point(-1.0)
+    for value in ("2.0", np.float32(-1)):
+        with pytest.raises(ValueError, match="expected x to be a finite number above 0"):
+            Point(value)
     assert jax.tree.map(lambda v: -v, point).x == -2.0  # rebuilding does not check
 
 
@@ -98,6 +102,13 @@ def test_host_is_float64():
 def test_unknown_names_list_the_near_ones():
     with pytest.raises(ValueError, match=r"unknown solver 'hein'; did you mean heun\? known: ddim, heun"):
         check_choice("list", "solver", "hein", ["ddim", "heun"])
+
+
+def test_a_class_or_a_name_is_no_object():
+    check_made("f", "point", Point(1.0), "x", "Point(1.0)")
+    for value in (Point, "Point", None):
+        with pytest.raises(ValueError, match=r"f: expected point to be an object such as Point\(1.0\), got"):
+            check_made("f", "point", value, "x", "Point(1.0)")
 
 
 def test_an_output_that_would_broadcast_is_refused():

@@ -107,6 +107,10 @@ def test_wrong_data():
         jd.losses.denoising(
             lambda x, c: x, jax.random.key(0), {"u": X0}, process=jd.processes.VP(), parameterization=P.v()
         )
+    for name, value in dict(process="VP", parameterization=P.v, times="uniform", weighting="edm").items():
+        settings = dict(process=jd.processes.VP(), parameterization=P.v()) | {name: value}
+        with pytest.raises(ValueError, match=f"denoising: expected {name} to be an? .* such as jd"):
+            jd.losses.denoising(lambda x, c: x, jax.random.key(0), X0, **settings)
     with pytest.raises(ValueError, match="keys"):
         jd.losses.denoising(
             lambda x, c: x, jax.random.split(jax.random.key(0), 3), X0,

@@ -27,6 +27,12 @@ def test_sizes_and_overrides():
         ("resnet", (8, 8, 1), {}, "unknown model 'resnet'"),
         ("UNet-XS", (8, 8, 1), {"channel": (8,)}, "unknown field of UNet 'channel'.*channels"),
         ("UNet-XS", (9, 9, 1), {}, "got 9 x 9"),
+        ("UNet-XS", (8, 8, 1), {"channels": 8}, "channels to be a tuple of integers, got 8"),
+        ("UNet-XS", (8, 8, 1), {"channels": (8, 0)}, "channels to be an integer of at least 1, got 0"),
+        ("UNet-XS", (8, 8, 1), {"dropout": "a"}, "dropout to be a number, got 'a'"),
+        ("UNet-XS", (8, 8, 1), {"dtype": "bfloat"}, "dtype such as 'bfloat16', got 'bfloat'"),
+        ("MLP-S", (2,), {"width": 7.5}, "width to be an integer of at least 1, got 7.5"),
+        ("MLP-S", (2,), {"embed_width": "a"}, "embed_width to be an integer"),
         ("DiT-S/4", (8, 6, 1), {}, "got 8 x 6"),
     ],
 )

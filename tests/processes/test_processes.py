@@ -129,6 +129,18 @@ def test_perturb_and_prior(process):
     np.testing.assert_allclose(draws.std(), process.coefficients(process.t_max)[2], rtol=0.02)
 
 
+def test_every_leaf_of_a_pytree_is_perturbed_at_the_same_times():
+    process, t = jd.processes.VP(), jnp.array([0.1, 0.7])
+    x0 = {"a": jnp.arange(6.0).reshape(2, 3), "b": (jnp.array([3.0, -1.0]),)}
+    noise = jax.tree.map(lambda x: 1 - x, x0)
+    x_t = process.perturb(x0, noise, t)
+    np.testing.assert_array_equal(x_t["a"], process.perturb(x0["a"], noise["a"], t))
+    np.testing.assert_array_equal(x_t["b"][0], process.perturb(x0["b"][0], noise["b"][0], t))
+    bridge, y = jd.processes.BrownianBridge(), jax.tree.map(lambda x: x - 1, x0)
+    x_t = bridge.perturb(x0, noise, t, y)
+    np.testing.assert_array_equal(x_t["a"], bridge.perturb(x0["a"], noise["a"], t, y["a"]))
+
+
 @each
 def test_posterior_is_bayes_rule(process):
     """q(x_s | x_t, x0) is proportional to q(x_t | x_s) q(x_s | x0), on a grid of x_s."""
@@ -161,6 +173,7 @@ def test_processes_are_pytrees_under_jit_grad_and_vmap():
     "make, message",
     [
         (lambda: jd.processes.VP(beta_min=-1.0), "beta_min .* above 0, got -1"),
+        (lambda: jd.processes.VP(beta_max="20"), "beta_max .* above 0, got '20'"),
         (lambda: jd.processes.EDM(t_min=2.0, t_max=1.0), "t_min < t_max, got 2.0 and 1.0"),
         (lambda: jd.processes.VE(sigma_max=0.0), "sigma_max"),
         (lambda: jd.processes.VE(sigma_min=2.0, sigma_max=1.0), "sigma_min < sigma_max, got 2.0 and 1.0"),

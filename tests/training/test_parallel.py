@@ -143,7 +143,7 @@ def test_unknown_mode_names_the_near_one():
         parallel("pmapp")
 
 
-@pytest.mark.parametrize("batch, near", [(60, "56 or 64"), (3, "8"), (0, "8")])
+@pytest.mark.parametrize("batch, near", [(60, "56 or 64"), (3, "8"), (0, "8"), (-8, "8")])
 def test_a_batch_that_devices_do_not_divide_names_the_near_ones(batch, near):
     with pytest.raises(ValueError, match=f"8 devices.*got {batch}; use {near}$"):
         check_batch_size(batch, 8)

@@ -19,6 +19,14 @@ def test_a_run_is_claimed_again_by_its_own_configuration_alone(tmp_path):
         claim(run, config | {"width": 8})
 
 
+def test_fields_within_fields_are_named(tmp_path):
+    record = {"shape": [2], "sha256": "ab"}
+    claim(tmp_path, {"steps": 1, "data": record, "paths": record}, free=("paths",))
+    other = record | {"sha256": "cd"}
+    with pytest.raises(ValueError, match=r"another \(data.sha256: the run has 'ab', now 'cd'\)"):
+        claim(tmp_path, {"steps": 1, "data": other, "paths": other}, free=("paths",))
+
+
 def test_checkpoints_without_their_configuration_are_not_overwritten(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match="config.json"):
