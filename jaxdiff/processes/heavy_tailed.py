@@ -31,6 +31,11 @@ class StudentT(LinearProcess):
 
     An example has one `kappa`, `1 / kappa^2 ~ Gamma(tail / 2, tail / 2)`, at all times, and given it the
     process is Gaussian with noise `kappa c`.
+
+    Deterministic solvers need nothing of it. Solvers that are tables multiply the normal noise that they draw
+    by `scale_given`, anew in every row and for one forward derivative of the clean estimate more, where the
+    noise has a variance: `tail > 2`. To put the clean estimate in the place of the clean data in `posterior`
+    would draw too little noise, however many steps there are.
     """
 
     tail = np.inf
@@ -52,6 +57,35 @@ class StudentT(LinearProcess):
         half = 0.5 * jnp.asarray(tail, noise.dtype)
         constant = gammaln(half + 0.5 * n) - gammaln(half) - 0.5 * n * jnp.log(np.pi * tail)
         return constant - (half + 0.5 * n) * jnp.log1p(squares / tail)
+
+    def scale_given(self, keys, z, clean, trace, t):
+        """A draw of `kappa` given `z_t = x_t - b y`, `(batch,)`: what noise is multiplied by on the way back.
+
+        Given the clean data, `1 / kappa^2` is Gamma with shape `(tail + n) / 2` and rate
+        `(tail + |E|^2) / 2`, `E = (z - a x0) / c`. Not given it, its covariance, `kappa^2 (c^2 / a) J` with
+        the Jacobian J of the clean estimate, adds `a kappa^2 tr J` to `|E|^2`:
+
+            E[kappa^2 | z] = (tail + |E|^2) / (tail + n - 2 - a tr J),    E of the clean estimate
+
+        which is exact for one point and where z shows kappa: in many dimensions, for normal noise. The
+        reverse SDE then has the drift of normal noise, and the diffusion `g sqrt(E[kappa^2 | z])`.
+
+        Args:
+          keys: `(batch,)` keys.
+          z: points, `(batch, ...)`.
+          clean: clean estimates there.
+          trace: of J, `(batch,)`.
+          t: their time.
+        """
+        a, _, c = (jnp.asarray(k, z.dtype) for k in self.coefficients(t))
+        n, tail = z[0].size, jnp.asarray(self.tail, z.dtype)
+        squares = jnp.sum(jnp.square(z - a * clean), axis=tuple(range(1, z.ndim)))
+        known = c > 0  # a bridge's pinned end shows nothing of kappa
+        squares = jnp.where(known, squares / jnp.where(known, c, 1.0) ** 2, 0.0)
+        shape = jnp.where(known, 0.5 * (tail + n), 0.5 * tail)
+        unseen = jnp.where(known, jnp.clip(a * trace, 0.0, n) / (tail + n - 2), 0.0)
+        gamma = jax.vmap(lambda key: jax.random.gamma(key, shape, dtype=z.dtype))(keys)
+        return jnp.sqrt(0.5 * (tail + squares) / (gamma * (1 - unseen)))
 
     def posterior(self, x_t, x0, t, s, y=None):
         """Mean and standard deviation of `q(x_s | x_t, x0)`, Student-t with `tail + n` degrees of freedom.
@@ -79,8 +113,9 @@ class PoissonFlow(StudentT):
 
     for data of N dimensions, at `t_max` (the prior) as well. `R u` is `t` times Student-t noise with D
     degrees of freedom, so hyperparameters carry over from EDM by r = sigma sqrt(D), D = 1 is PFGM and D to
-    infinity is EDM. Deterministic solvers follow the field lines; those that draw noise assume it normal and
-    are refused. Xu et al. (2023), arXiv:2302.04265, eq. 5 and proposition 3.1.
+    infinity is EDM. Deterministic solvers follow the field lines; for those that draw noise see `StudentT`
+    (the authors' code adds normal noise, which is exact for D to infinity alone). Xu et al. (2023),
+    arXiv:2302.04265, eq. 5 and proposition 3.1.
 
     Args:
       D: number of augmented dimensions, above 0; `jnp.inf` is EDM.
@@ -109,8 +144,8 @@ class PoissonFlow(StudentT):
 class HeavyTailed(StudentT):
     """A process with Student-t noise in the place of normal noise: for data with heavy tails.
 
-    Pandey et al. (2024), arXiv:2410.14171 (t-EDM on `EDM`, t-Flow on `RectifiedFlow`). Deterministic
-    solvers apply; those that draw noise assume it normal and are refused.
+    Pandey et al. (2024), arXiv:2410.14171 (t-EDM on `EDM`, t-Flow on `RectifiedFlow`). Solvers that draw
+    noise: see `StudentT`.
 
     Args:
       base: the process whose coefficients are used.

@@ -103,6 +103,51 @@ def test_posterior_is_bayes_rule_on_a_grid(process, x64):
     assert not np.allclose(std, process.reverse(t, s)[2], rtol=0.1)
 
 
+def law_of(noise, centres, x):
+    """Kolmogorov's distances of x from `centres + noise`: of one value, the norm, the nearest centre."""
+    exact = centres[np.arange(len(noise)) % len(centres)] + np.asarray(noise, np.float64)
+
+    def distances(x):
+        gaps = np.linalg.norm(np.asarray(x, np.float64)[:, None] - centres[None], axis=-1)
+        return np.asarray(x)[:, 0], np.linalg.norm(x, axis=1), gaps.min(1)
+
+    return [stats.ks_2samp(*pair).statistic for pair in zip(distances(x), distances(exact), strict=True)]
+
+
+@pytest.mark.parametrize("process", [P.PoissonFlow(3.0), P.HeavyTailed(P.RectifiedFlow(), 3.0)], ids=str)
+def test_ancestral_steps_on_one_point_are_exact_in_law(process):
+    """The posterior given the clean data is Student-t, with `tail + n` degrees: three steps or a thousand."""
+    point, end = np.array([0.5, -1.0]), 0.02 * process.t_max
+    grid = np.array([1.0, 0.7, 0.2, 0.02]) * process.t_max
+    a, _, c = process.coefficients(end)
+    start = process.perturb(jnp.tile(point, (20000, 1)), process.noise(KEYS, jnp.zeros((20000, 2))), grid[0])
+    clean = lambda x, t: jnp.broadcast_to(jnp.asarray(point, x.dtype), x.shape)  # noqa: E731
+    x = jd.sample(jax.random.key(3), clean, process, jd.solvers.ancestral(), grid, x=start)
+    squares = np.sum((np.asarray(x, np.float64) - a * point) ** 2, 1) / c**2
+    assert stats.kstest(squares / 2, stats.f(2, 3).cdf).pvalue > 1e-3  # |t|^2 / n ~ F(n, tail)
+    assert stats.kstest(squares / 2, stats.chi2(2, scale=0.5).cdf).statistic > 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [4, 24])
+def test_the_law_of_many_stochastic_steps(n):
+    """Points under the kernel are a mixture of Student-t laws, at every time."""
+    count, end = 6000, 0.3
+    centres, like = np.random.default_rng(0).normal(size=(8, n)), jnp.zeros((count, n))
+    process, grid = P.PoissonFlow(3.0, t_max=40.0), np.geomspace(40.0, end, 101)
+    noise = process.noise(jax.random.split(jax.random.key(7), count), like)
+    start = jnp.asarray(centres)[jnp.arange(count) * 3 % 8] + 40 * process.noise(KEYS[:count], like)
+    denoise = field(jnp.asarray(centres, jnp.float32), process)
+
+    def gap(process, solver):
+        run = jax.jit(lambda x: jd.sample(jax.random.key(1), denoise, process, solver, grid, x=x))
+        return max(law_of(end * noise, centres, run(start)))
+
+    for solver in (jd.solvers.ancestral(), jd.solvers.dpmpp_multistep(2, tau=1.0)):
+        assert gap(process, solver) < 0.04, (solver, gap(process, solver))
+    assert gap(P.EDM(t_max=40.0), jd.solvers.ancestral()) > 0.1  # with normal noise
+
+
 @pytest.mark.slow
 def test_training_uses_the_heavy_noise():
     """The clean estimate that minimises the loss is the field's, not the Gaussian one."""
@@ -126,6 +171,9 @@ def test_wrong_arguments():
         P.PoissonFlow(-1.0)
     with pytest.raises(ValueError, match="degrees"):
         P.HeavyTailed(P.EDM(), 0.0)
-    process, x = P.PoissonFlow(4.0), jnp.zeros((2, 3))
-    with pytest.raises(ValueError, match="heavier tails"):
-        jd.sample(KEYS[:2], lambda x, t: x, process, jd.solvers.ancestral(), jd.grids.karras(process, 3), x=x)
+    process, x, grid = P.PoissonFlow(4.0), jnp.zeros((2, 3)), np.array([80.0, 1.0, 0.0])
+    still = lambda x, t: x  # noqa: E731
+    with pytest.raises(ValueError, match="is rescaled at every evaluation"):
+        jd.sample(KEYS[:2], still, process, jd.solvers.predictor_corrector(), grid, x=x)
+    with pytest.raises(ValueError, match="2 degrees of freedom"):
+        jd.sample(KEYS[:2], still, P.PoissonFlow(2.0), jd.solvers.ancestral(), grid, x=x)

@@ -1,0 +1,58 @@
+"""Steps of linear solvers under Student-t noise: what they draw is normal, times a scale per example."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.core import (
+    concrete,
+    fold_in,
+    match_dims,
+    normal_like,
+    quadratic_forms,
+    random_tangents,
+    unit_tangents,
+)
+from jaxdiff.solvers.tableau import Tableau
+
+EXACT = 16  # up to so many values the trace is exact: its error by one probe matters in few dimensions
+
+
+def stepper(solver, process, rows, keys):
+    """`(denoise, state, row, draw) -> state`: the solver's own step, with rescaled noise under heavy tails.
+
+    An evaluation then takes a forward derivative of the clean estimate as well, along one Hutchinson probe,
+    for the trace of its Jacobian; see `scale_given` of the process. Noise that is replayed stays as it is.
+
+    Raises:
+      ValueError: for solvers whose noise has no meaning under heavy tails.
+    """
+    if not rows.noisy or getattr(process, "normal", True):
+        return solver.step
+    tail = concrete(getattr(process, "tail", np.inf))
+    if not (hasattr(process, "scale_given") and isinstance(rows, Tableau)) or hasattr(keys, "noise"):
+        raise ValueError(
+            "sample: expected a deterministic solver, or one that is a table, with keys: the noise of "
+            f"{type(process).__name__} has heavy tails and is rescaled at every evaluation"
+        )
+    if tail is not None and tail <= 2:
+        raise ValueError(
+            f"sample: expected a deterministic solver: noise of {tail:g} degrees of freedom has heavy tails "
+            "without a variance, and no SDE leads back; take such a solver, or more degrees of freedom"
+        )
+
+    def step(denoise, state, row, draw):
+        if draw.keys is None:
+            return solver.step(denoise, state, row, draw)
+        clean, derivative = jax.linearize(lambda z: denoise(z, row.t), state.x)
+        few = state.x[0].size <= EXACT
+        tangents = unit_tangents(state.x) if few else random_tangents(fold_in(draw.keys, 2), state.x, 1)
+        trace = jnp.sum(quadratic_forms(derivative, tangents), axis=0)
+        scale = process.scale_given(fold_in(draw.keys, 1), state.x, clean, trace, row.t)
+
+        def noise():
+            return match_dims(scale, state.x) * normal_like(fold_in(draw.keys, 0), state.x)
+
+        return solver.step(lambda z, t: clean, state, row, draw._replace(make=noise))
+
+    return step
