@@ -11,7 +11,6 @@ from jaxdiff.core import check_made, concrete, fold_in
 from jaxdiff.core.keys import batch_keys, is_key, typed
 from jaxdiff.solvers.gradients import check_gradient, walk
 from jaxdiff.solvers.heavy_tails import stepper
-from jaxdiff.solvers.heavy_tails import stepper
 
 
 def sample(
