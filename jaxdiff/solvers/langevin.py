@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxdiff.core import (
     check_choice,
+    check_output,
     check_positive,
     concrete,
     dataclass,
@@ -77,20 +78,19 @@ class PredictorCorrector:
                 "alone from data to noise"
             )
         which, correct, arrives = _interleave(process, rows, self.correctors)
-        alpha = _alpha(process, rows)[which]
+        alpha, begins = _alpha(process, rows)[which], np.append(True, rows.arrives[:-1] > 0)[which]
         rows = jax.tree.map(lambda leaf: leaf[which], rows)
         xp = namespace(rows.t, rows, process, self.snr)
         t = xp.where(correct, rows.to, rows.t)
-        (a, _, c), (_, _, c_to) = process.coefficients(t), process.coefficients(rows.to)
+        a, _, c = process.coefficients(t)
         damping, kappa = self._curvature(process, t, xp)
         return CorrectedPlan(
-            rows=rows.replace(t=t),
-            arrives=arrives,
+            rows=rows.replace(t=t, arrives=arrives),
+            begins=begins,
             correct=correct,
             size=xp.where(correct, 2 * alpha * (self.snr * c) ** 2, 0.0),
             a=a,
             c=xp.where(c > 0, c, 1.0),  # a bridge has none at its far end, where nothing is corrected
-            c_to=c_to,
             damping=damping,
             kappa=kappa,
             sizes=self.sizes,
@@ -123,24 +123,22 @@ class CorrectedPlan:
 
     Attributes:
       rows: `Tableau`; what it says in a corrector row is only where and when.
-      arrives: `(nfe,)` number of the grid point that a row completes, its last corrector, or 0.
+      begins: `(nfe,)`, which rows of the predictor start a step.
       correct: `(nfe,)`, which rows are correctors.
       size: `(nfe,)`, the size of a Langevin step, up to the ratio of the norms with "norms".
       a: `(nfe,)` coefficient of the clean data at the row's time.
       c: the same of the noise.
-      c_to: the same where the row leads to.
       damping: `(nfe,)`, of `LevenbergMarquardt`.
       kappa: `(nfe,)`, the same.
       still: whether there are rows that stay at their time, so that no Brownian path drives them.
     """
 
     rows: tableau.Tableau
-    arrives: jax.Array
+    begins: jax.Array
     correct: jax.Array
     size: jax.Array
     a: jax.Array
     c: jax.Array
-    c_to: jax.Array
     damping: jax.Array
     kappa: jax.Array
     sizes: str = static_field()
@@ -151,6 +149,7 @@ class CorrectedPlan:
 
     t = property(lambda self: self.rows.t)
     to = property(lambda self: self.rows.to)
+    arrives = property(lambda self: self.rows.arrives)
     nfe = property(lambda self: self.rows.nfe)
 
     def plan(self, process, grid=None):
@@ -187,7 +186,8 @@ def predictor_corrector(predictor=None, correctors=1, snr=0.16, sizes="norms", c
       snr: signal-to-noise ratio r of a Langevin step.
       sizes: "norms" or "level".
       curvature: `LevenbergMarquardt(...)`, to turn the noise estimate of predictor and corrector; with
-        `ddim()` and no corrector that is the published DDIM-LML.
+        `ddim(eta)` and no corrector that is the published DDIM-LML. The predictor steps from the point
+        `a D + c direction`.
 
     Raises:
       ValueError: for settings out of range.
@@ -239,20 +239,17 @@ def init(x, rows):
 
 def step(denoise, state, row, draw):
     """One row: one network call, a linear step or a Langevin step."""
-    inner, seen = state.inner, []
-
-    def remembered(x, t):
-        seen.append(jax.tree.map(lambda d, x: d.astype(x.dtype), denoise(x, t), x))
-        return seen[0]
-
-    noise = draw() if row.noisy else None
-    predicted = row.rows.step(remembered, inner, row.rows, lambda: noise)
-    e = jax.tree.map(lambda x, d: (x - row.a * d) / row.c, inner.x, seen[0])
-    turned = e
+    inner = state.inner
+    clean = denoise(inner.x, row.t)
+    clean = jax.tree.map(lambda d, x: check_output("sample", d, x).astype(x.dtype), clean, inner.x)
+    e = jax.tree.map(lambda x, d: (x - row.a * d) / row.c, inner.x, clean)
+    turned, start = e, inner
     if row.curved:
         turned = _turned(e, state.previous, row)
-        x = jax.tree.map(lambda x, e, turned: x + row.c_to * (turned - e), predicted.x, e, turned)
-        predicted = _chosen(row.rows.arrives > 0, tableau.moved(predicted, x), predicted._replace(x=x))
+        x = jax.tree.map(lambda x, e, turned: x + row.c * (turned - e), inner.x, e, turned)
+        start = _chosen(row.begins, tableau.moved(inner, x), inner._replace(x=x))
+    noise = draw() if row.noisy else None
+    predicted = row.rows.step(lambda x, t: clean, start, row.rows, lambda: noise)
     corrected = inner if noise is None else tableau.moved(inner, _langevin(inner.x, turned, noise, row))
     return State(_chosen(row.correct, corrected, predicted), e if row.curved else None)
 

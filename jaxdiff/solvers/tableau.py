@@ -323,8 +323,11 @@ def stack(plans):
     """Plans of equal length as one, with a leading axis for `vmap`; narrower ones are widened.
 
     Raises:
-      ValueError: if the plans differ in rows or steps.
+      ValueError: if the plans differ in rows or steps, or have steps of their own and are not of one kind.
     """
+    kinds = sorted({type(plan).__name__ for plan in plans})
+    if len(kinds) != 1:
+        raise ValueError(f"stack: expected plans of one kind, got {' and '.join(kinds)}")
     shapes = {(plan.nfe, plan.steps) for plan in plans}
     if len(shapes) != 1:
         raise ValueError(f"stack: expected plans of equal (nfe, steps), got {sorted(shapes)}")

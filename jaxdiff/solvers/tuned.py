@@ -9,9 +9,13 @@ import jax
 import numpy as np
 
 from jaxdiff.core import concrete, dataclass, is_concrete, static_field
+from jaxdiff.solvers.compensation import CompensatedTableau
+from jaxdiff.solvers.reversible import ReversibleTableau
 from jaxdiff.solvers.tableau import Tableau
+from jaxdiff.solvers.unified import MixedTableau
 
 FORMAT = 1
+KINDS = {kind.__name__: kind for kind in (Tableau, MixedTableau, CompensatedTableau, ReversibleTableau)}
 
 
 @dataclass
@@ -70,11 +74,18 @@ class Tuned:
         return row.step(denoise, state, row, draw)
 
     def save(self, path):
-        """Writes a JSON file that `load` reads back bit for bit."""
+        """Writes a JSON file that `load` reads back bit for bit.
+
+        Raises:
+          ValueError: for a plan whose step is of another kind than those of `KINDS`.
+        """
+        kind = type(self.rows).__name__
+        if kind not in KINDS:
+            raise ValueError(f"{self.name}: expected a plan of {', '.join(KINDS)} to save, got {kind}")
         fields = {f.name: getattr(self.rows, f.name) for f in dataclasses.fields(self.rows)}
         rows = {name: np.asarray(v).tolist() if np.ndim(v) else v for name, v in fields.items()}
         content = {"format": FORMAT, "process": self.process, "shape": self.shape, "about": dict(self.about)}
-        pathlib.Path(path).write_text(json.dumps(content | {"rows": rows}, indent=1))
+        pathlib.Path(path).write_text(json.dumps(content | {"kind": kind, "rows": rows}, indent=1))
 
 
 def load(path):
@@ -87,7 +98,8 @@ def load(path):
         content = json.loads(pathlib.Path(path).read_text())
         known, process, about = content["format"], content["process"], content["about"]
         arrays = {name: np.asarray(v) if isinstance(v, list) else v for name, v in content["rows"].items()}
-        rows, shape, about = Tableau(**arrays), content.get("shape"), tuple(sorted(about.items()))
+        rows = KINDS[content.get("kind", "Tableau")](**arrays)
+        shape, about = content.get("shape"), tuple(sorted(about.items()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"load: expected the JSON file of a tuned solver, got {path} ({error})") from None
     if known != FORMAT:

@@ -201,6 +201,30 @@ def test_what_follows_starts_from_the_corrected_point(x64):
     np.testing.assert_allclose(*curved, rtol=1e-9)
 
 
+def test_levenberg_marquardt_turns_what_a_noisy_step_keeps_of_the_noise(x64):
+    """`a_t D + sqrt(c_t^2 - std^2) direction + std noise`, as published for DDIM with eta."""
+    process, grid, eta = processes.VP(), np.array([0.9, 0.6, 0.4]), 0.7
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=(3, 2)), rng.normal(size=(2, 3, 2))
+    denoise = lambda x, t: 0.3 * jnp.tanh(x) + 0.1 * t  # noqa: E731
+    solver = solvers.predictor_corrector(solvers.ddim(eta), 0, curvature=solvers.LevenbergMarquardt(0.1, 0.5))
+    path = np.asarray(
+        jd.sample(jnp.asarray(noise), denoise, process, solver, grid, x=jnp.asarray(x), save="all")
+    )
+    (a, _, c), before = process.coefficients(grid), None
+    std = eta * c[1:] * np.sqrt(-np.expm1(-2 * np.diff(process.log_snr(grid))))
+    for k in range(2):
+        clean = np.asarray(denoise(path[k], grid[k]))
+        e = (path[k] - a[k] * clean) / c[k]
+        m = e if before is None else 0.5 * before + 0.5 * e
+        turned = e - m * ((m * e).sum(1) / (0.1 + (m * m).sum(1)))[:, None]
+        turned *= (np.linalg.norm(e, axis=1) / np.linalg.norm(turned, axis=1))[:, None]
+        kept = np.sqrt(c[k + 1] ** 2 - std[k] ** 2)
+        expected = a[k + 1] * clean + kept * turned + std[k] * noise[k]
+        np.testing.assert_allclose(path[k + 1], expected, rtol=1e-9)
+        before = e
+
+
 @pytest.mark.parametrize("curvature", [(1.0, 0.0, 0.0), (1e9, 0.5, 0.0), (0.1, 0.5, 1.0)])
 def test_levenberg_marquardt_limits_are_plain(curvature):
     process = processes.SubVP()

@@ -70,6 +70,8 @@ def test_stacked_plans_compare_solvers_in_one_program():
         np.testing.assert_allclose(out, alone, rtol=2e-5, atol=2e-6)
     with pytest.raises(ValueError, match="equal"):
         s.stack([s.ddim().plan(VP, GRID), s.heun().plan(VP, GRID)])
+    with pytest.raises(ValueError, match="one kind, got MixedTableau and Tableau"):
+        s.stack([s.ddim().plan(VP, GRID), s.unified(1).plan(VP, GRID)])
 
 
 def test_a_coefficient_may_have_the_shape_of_one_example():
