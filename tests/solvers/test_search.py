@@ -1,6 +1,7 @@
 """Defaults, evolution and predicted search, on targets with exact flows."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -68,6 +69,38 @@ def test_evolution_finds_better_steps_than_even_ones():
         assert fresh(grid) < fresh(np.append(times[[0, 13, 26, 39]], 0.0))
     with pytest.raises(ValueError, match="steps"):
         S.evolve(jax.random.key(0), fitness, times, 41)
+
+
+@pytest.mark.slow
+def test_a_mixture_found_by_prediction_beats_fixed_solvers_on_fresh_noises(exact, tmp_path):
+    """Orders, predictions, rules and correctors of six steps: 80 schedules tried, all in one program."""
+    grid, steps = jd.grids.log_snr(VP, 6), 6
+    x = jax.random.normal(jax.random.key(1), (256, 2))
+    ends = jd.testing.flow_map(TARGET, VP, x, 1.0, 0.0)
+    settings = [(o, r) for o in (1, 2, 3) for r in ("lagrange", "differences")] + [(2, "midpoint")]
+    choices = [settings] * steps + [("data", "noise")] * steps + [(True, False)] * steps
+
+    def solver(schedule):
+        orders, rules = zip(*schedule[:steps], strict=True)
+        return S.unified(orders, schedule[steps : 2 * steps], rules, schedule[2 * steps :])
+
+    @jax.jit
+    def errors(plans):
+        run = jax.vmap(lambda rows: jd.sample(None, DENOISE, VP, rows, x=x))
+        return jnp.median(jnp.linalg.norm(run(plans) - ends[None], axis=-1), axis=-1)
+
+    def evaluate(schedules):
+        found = [solver(s).plan(VP, grid) for s in (*schedules, *[schedules[0]] * (32 - len(schedules)))]
+        return np.asarray(errors(S.stack(found)))[: len(schedules)]
+
+    best, error, tried = S.predicted_search(jax.random.key(0), evaluate, choices)
+    assert len(tried) == 80 and error == min(value for _, value in tried)
+    own = median(solver(best), exact, grid)
+    fixed = (S.ddim(), S.dpmpp_multistep(2), S.dpmpp_multistep(3), S.unipc(2), S.unipc(3), S.dpm_multistep(2))
+    assert own < 0.9 * min(median(each, exact, grid) for each in fixed)
+    S.Tuned(solver(best).plan(VP, grid), "VP").save(tmp_path / "mixture.json")
+    with pytest.warns(UserWarning, match="tuned for VP"):
+        assert median(S.load(tmp_path / "mixture.json"), exact) == own
 
 
 def test_predicted_search_beats_random_search():
