@@ -10,7 +10,7 @@ from jaxdiff.editing.directions import (
     shift,
 )
 from jaxdiff.editing.inversion import fixed_point, invert, resume
-from jaxdiff.editing.noise_maps import aligned, chain_at, encode, sdedit, slerp, smoothness
+from jaxdiff.editing.noise_maps import aligned, chain_at, encode, sdedit, shuffled, slerp, smoothness
 
 __all__ = [
     "aligned",
@@ -27,6 +27,7 @@ __all__ = [
     "resume",
     "sdedit",
     "shift",
+    "shuffled",
     "slerp",
     "smoothness",
 ]

@@ -164,6 +164,21 @@ class Aligned:
         return tableau.moved(state, jnp.where((row.arrives > 0) & (row.to >= self.until), x, state.x))
 
 
+def shuffled(keys, noise):
+    """Noise with its places in another order, channels together: a start of its own for every variation.
+
+    Of an exemplar's inversion it keeps mean, deviation and all that is not its layout. Zhang et al. (2023),
+    arXiv:2305.18729, section 3.3.
+
+    Args:
+      keys: one key or `(batch,)` keys.
+      noise: `(batch, ..., channels)`.
+    """
+    flat = noise.reshape(noise.shape[0], -1, noise.shape[-1])
+    own = batch_keys(keys, noise.shape[0], "shuffled")
+    return jax.vmap(jax.random.permutation)(own, flat).reshape(noise.shape)
+
+
 def chain_at(chain, grid):
     """`at(t)`: the point of a chain at a time, one for all examples; between times of the grid, on a line.
 
@@ -184,8 +199,10 @@ def chain_at(chain, grid):
 def aligned(solver, chain, until=0.5):
     """A solver whose points take on, channel by channel, the mean and deviation of an exemplar's inversion.
 
-    Variations of a real image keep its look. Zhang et al. (2023), arXiv:2305.18729 (RIVAL). Its attention
-    across images is `jd.models.attending`, with `chain_at` for the exemplar at a time.
+    Variations of a real image keep its look. Zhang et al. (2023), arXiv:2305.18729 (RIVAL), who start from
+    the exemplar's inversion `shuffled`, and whose attention across images is `jd.models.attending`, with
+    `chain_at` for the exemplar at a time. Their code moves the noise estimate to the exemplar's statistics,
+    of which the points' follow; here it is the points, as for any solver.
 
     Args:
       solver: a linear solver.

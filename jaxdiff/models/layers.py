@@ -179,8 +179,11 @@ class SelfAttention(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, angles=None):
-        """`(batch, tokens, width)` to the same; `angles` as from `rotary_angles`."""
+    def __call__(self, x, angles=None, asking=None):
+        """`(batch, tokens, width)` to the same; `angles` as from `rotary_angles`.
+
+        With `asking` = n the first n tokens look at the others alone, and are returned alone.
+        """
         batch, tokens, width = x.shape
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = constrain_batch(x)
@@ -192,5 +195,7 @@ class SelfAttention(nn.Module):
             k = nn.RMSNorm(name="key_norm", **dtypes)(k)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        out = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal).reshape(x.shape)
+        if asking is not None:
+            q, k, v = q[:, :asking], k[:, asking:], v[:, asking:]
+        out = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal).reshape(batch, -1, width)
         return per_token(nn.Dense(width, kernel_init=self.out_init, name="out", **dtypes), out)

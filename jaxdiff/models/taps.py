@@ -46,37 +46,43 @@ def tapped(model, layer):
 def attending(model):
     """The network with self-attention that also sees an exemplar: keys of both, queries of its own.
 
-    Zhang et al. (2023), arXiv:2305.18729, section 3.2 (RIVAL); beside `jd.editing.aligned`.
+    Zhang et al. (2023), arXiv:2305.18729, section 3.2 (RIVAL); beside `jd.editing.aligned`. Early in the walk
+    they look at the exemplar alone, down to .6 of the forward process's time:
+
+        apply(params, x, jd.editing.chain_at(chain, grid)(t), c_noise, alone=t > 0.6)
+
+    (the exemplar scaled by c_in as x is, where a parameterization scales).
 
     Args:
       model: a Flax module of `jd.models` for images.
 
     Returns:
-      `apply(variables, x, exemplar, c_noise, condition=None) -> F` of `x` alone; `exemplar` has the shape of
-      `x`, such as the exemplar's inversion at the same time, and with `x` itself nothing changes.
+      `apply(variables, x, exemplar, c_noise, condition=None, alone=False) -> F` of `x` alone; `exemplar` has
+      the shape of `x`, such as the exemplar's inversion at the same time, and with `x` itself nothing
+      changes. `alone`, a boolean that may be traced: keys of the exemplar only.
 
     Raises:
       ValueError: at the call, for an exemplar of another shape.
     """
 
-    def intercept(call, args, kwargs, context):
-        if not isinstance(context.module, SelfAttention) or context.method_name != "__call__":
-            return call(*args, **kwargs)
-        tokens, angles = args[0], (args[1:] + (kwargs.get("angles"),))[0]
-        own, other = jnp.split(tokens, 2)
-        # twice the same keys and values are as good as once: the exemplar sees itself alone
-        pairs = [jnp.concatenate([half, other], 1) for half in (own, other)]
-        angles = None if angles is None else np.concatenate([angles, angles])
-        return call(jnp.concatenate(pairs), angles)[:, : tokens.shape[1]]
-
-    def apply(variables, x, exemplar, c_noise, condition=None):
+    def apply(variables, x, exemplar, c_noise, condition=None, alone=False):
         if exemplar.shape != x.shape:
             raise ValueError(
                 f"attending: expected an exemplar of the shape of x, {x.shape}, got {exemplar.shape}"
             )
-        both = jax.tree.map(
-            lambda a: jnp.concatenate([a, a]), (jnp.broadcast_to(c_noise, len(x)), condition)
-        )
+        both = jax.tree.map(lambda a: jnp.concatenate([a, a]), (jnp.broadcast_to(c_noise, len(x)), condition))
+
+        def intercept(call, args, kwargs, context):
+            if not isinstance(context.module, SelfAttention) or context.method_name != "__call__":
+                return call(*args, **kwargs)
+            tokens, angles = args[0], (args[1:] + (kwargs.get("angles"),))[0]
+            own, other = jnp.split(tokens, 2)
+            # twice the same keys and values are as good as once: the exemplar sees itself alone
+            first = jnp.concatenate([jnp.where(alone, other, own), other])
+            tokens = jnp.concatenate([tokens, first, jnp.concatenate([other, other])], 1)
+            angles = None if angles is None else np.concatenate([angles] * 3)
+            return call(tokens, angles, len(args[0][0]))
+
         with nn.intercept_methods(intercept):
             return model.apply(variables, jnp.concatenate([x, exemplar]), *both)[: len(x)]
 

@@ -98,8 +98,23 @@ def test_attention_across_images_draws_towards_the_exemplar():
     plain = model.apply(params, x, jnp.full(3, 0.5))
     np.testing.assert_allclose(apply(params, x, x, 0.5), plain, atol=1e-5)
     assert float(jnp.abs(apply(params, x, other, 0.5) - plain).max()) > 1e-2
+    np.testing.assert_allclose(apply(params, x, x, 0.5, alone=True), plain, atol=1e-5)
+    moved = x.at[:, 2:].add(1.0)  # what one patch asks of the exemplar alone does not hear of the others
+    alone, heard = (jnp.abs(apply(params, x, other, 0.5, alone=a) - apply(params, moved, other, 0.5, alone=a))
+                    for a in (True, False))  # fmt: skip
+    assert float(alone[:, :2].max()) < 1e-5 < 1e-3 < float(heard[:, :2].max())
     with pytest.raises(ValueError, match="exemplar of the shape of x"):
         apply(params, x, other[:2], 0.5)
+
+
+def test_shuffled_noise_keeps_its_channels_and_not_its_layout():
+    noise = jax.random.normal(jax.random.key(8), (3, 4, 4, 2))
+    same = jnp.tile(noise[:1], (3, 1, 1, 1))
+    x = np.asarray(E.shuffled(jax.random.key(9), same)).reshape(3, 16, 2)
+    ordered = np.asarray(same).reshape(3, 16, 2)
+    for found, given in zip(x, ordered, strict=True):
+        np.testing.assert_array_equal(found[np.argsort(found[:, 0])], given[np.argsort(given[:, 0])])
+    assert (x[0] != ordered[0]).any() and (x[0] != x[1]).any()
 
 
 def test_a_chain_is_read_at_any_time():

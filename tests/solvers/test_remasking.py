@@ -44,13 +44,11 @@ def test_remasking_keeps_the_law(options, evaluations):
 
 @pytest.mark.slow
 def test_by_confidence_the_law_is_exact_where_confidence_says_nothing_of_values():
-    """And elsewhere it prefers what is likely."""
-    solver = discrete.remasking(1.0, spread="confidence")
+    """As eta becomes small: masks that pile up are drawn together at the end."""
+    solver = discrete.remasking(0.05, spread="confidence")
     x, state = draw(PARITY, solver, grids.uniform(processes.absorbing(2), 200))
     assert state.evaluations == 200
     assert PARITY.total_variation(x) < 0.02
-    x, _ = draw(CHAIN, solver, grids.uniform(processes.absorbing(3), 200))
-    assert -np.asarray(CHAIN.log_prob(x)).mean() < CHAIN.entropy() - 0.02
 
 
 @pytest.mark.slow
