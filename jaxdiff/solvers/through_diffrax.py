@@ -21,71 +21,87 @@ def load():
 
 def solve_batch(denoise, x, row, draw):
     """Every sample by `diffrax.diffeqsolve` under `vmap`; the network sees the whole batch at once."""
-    if row.settings.stochastic and draw.keys is None:
+    diffrax, own = load(), row.settings
+    if own.stochastic and draw.keys is None:
         raise ValueError(
             "adaptive: expected (batch,) keys with tau > 0, got a Brownian path or recorded noise"
         )
-    import equinox
-    import lineax
-
-    diffrax, own, process = load(), row.settings, row.process
-    example = jax.tree.map(lambda leaf: leaf[0], x)
-    flat, unravel = ravel_pytree(example)
-    one, network = _one_of_batch(denoise, x, equinox)
-    place = {
-        "time": lambda t: t, "log_snr": process.log_snr, "sigma": lambda t: jnp.exp(-process.log_snr(t))
-    }[own.coordinate]  # fmt: skip
-    theta = [jnp.asarray(place(t), flat.dtype) for t in (row.start, row.stop)]
-
-    def time_of(theta):
-        log_snr = {"log_snr": lambda: theta, "sigma": lambda: -jnp.log(theta)}
-        return theta if own.coordinate == "time" else process.time_of_log_snr(log_snr[own.coordinate]())
-
-    def scale(theta):
-        t = time_of(theta)
-        a, _, c = process.coefficients(t)
-        return jnp.sqrt(a**2 + c**2) if own.coordinate == "log_snr" else slope(process, t, own.coordinate)[0]
-
-    def drift(theta, z, network):
-        t = time_of(theta)
-        a, _, c = process.coefficients(t)
-        x = scale(theta) * z
-        clean = ravel_pytree(one(network, unravel(x), jnp.asarray(t, flat.dtype)))[0].astype(flat.dtype)
-        if own.coordinate != "log_snr":
-            _, p, q = slope(process, t, own.coordinate)
-            return p * x + q * clean
-        share = a / jnp.sqrt(a**2 + c**2)
-        return share * clean - share**2 * z + own.tau**2 * (share * clean - z)
-
-    def noise(theta, z, network):
-        a, _, c = process.coefficients(time_of(theta))
-        level = jnp.sqrt(2.0) * own.tau * c / jnp.sqrt(a**2 + c**2)
-        return lineax.DiagonalLinearOperator(jnp.broadcast_to(level, z.shape).astype(z.dtype))
-
+    flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], x))
+    one, network = _one_of_batch(denoise, x)
+    equation = _Equation(own, row.process, one, unravel, flat.dtype)
+    first, last = ends = [equation.place(t) for t in (row.start, row.stop)]
     solver = getattr(diffrax, (SDE_METHODS if own.stochastic else ODE_METHODS)[own.method])()
-    term = diffrax.ODETerm(drift)
     gains = dict(pcoeff=0.1, icoeff=0.3) if own.stochastic else {}
     # far out in noise nothing happens: steps that grow tenfold there leap over what comes
     control = diffrax.PIDController(own.rtol, own.atol, factormax=2.0, **gains)
 
     def solve(x, key):
-        terms = term
+        terms = diffrax.ODETerm(equation.drift)
         if own.stochastic:
             path = diffrax.VirtualBrownianTree(
-                *theta, tol=1e-4 * (theta[1] - theta[0]), shape=jax.ShapeDtypeStruct(flat.shape, flat.dtype),
-                key=key, levy_area=diffrax.SpaceTimeLevyArea,
+                *ends, tol=1e-4 * (last - first), shape=jax.ShapeDtypeStruct(flat.shape, flat.dtype), key=key,
+                levy_area=diffrax.SpaceTimeLevyArea,
             )  # fmt: skip
-            terms = diffrax.MultiTerm(term, diffrax.ControlTerm(noise, path))
+            terms = diffrax.MultiTerm(terms, diffrax.ControlTerm(equation.noise, path))
         out = diffrax.diffeqsolve(
-            terms, solver, *theta, (theta[1] - theta[0]) / 100, ravel_pytree(x)[0] / scale(theta[0]),
+            terms, solver, *ends, (last - first) / 100, ravel_pytree(x)[0] / equation.scale(first),
             args=network, stepsize_controller=control, max_steps=own.max_steps, throw=False,
         )  # fmt: skip
         arrived = out.result == diffrax.RESULTS.successful
-        return unravel(jnp.where(arrived, out.ys[-1] * scale(theta[1]), jnp.nan)), out.stats["num_steps"]
+        return unravel(jnp.where(arrived, out.ys[-1] * equation.scale(last), jnp.nan)), out.stats["num_steps"]
 
     x, steps = jax.vmap(solve, in_axes=(0, 0 if own.stochastic else None))(x, draw.keys)
     stages, extra = _evaluations(solver, own.stochastic)
     return x, (stages * steps + extra).astype(jnp.int32)
+
+
+class _Equation:
+    """Drift and noise of `z = x / scale` in the coordinate that diffrax steps along, for one flat example."""
+
+    def __init__(self, settings, process, one, unravel, dtype):
+        self.settings, self.process, self.coordinate = settings, process, settings.coordinate
+        self.one, self.unravel, self.dtype = one, unravel, dtype
+
+    def place(self, t):
+        """The coordinate of a time."""
+        place = {
+            "time": lambda: t, "log_snr": lambda: self.process.log_snr(t),
+            "sigma": lambda: jnp.exp(-self.process.log_snr(t)),
+        }  # fmt: skip
+        return jnp.asarray(place[self.coordinate](), self.dtype)
+
+    def time(self, theta):
+        """The time of a coordinate."""
+        if self.coordinate == "time":
+            return theta
+        return self.process.time_of_log_snr(theta if self.coordinate == "log_snr" else -jnp.log(theta))
+
+    def levels(self, theta):
+        """Signal and noise, shares of a whole: `share**2 + noise**2 = 1`, and the whole."""
+        a, _, c = self.process.coefficients(self.time(theta))
+        whole = jnp.sqrt(a**2 + c**2)
+        return a / whole, c / whole, whole
+
+    def scale(self, theta):
+        if self.coordinate == "log_snr":
+            return self.levels(theta)[2]
+        return slope(self.process, self.time(theta), self.coordinate)[0]
+
+    def drift(self, theta, z, network):
+        t, x = self.time(theta), self.scale(theta) * z
+        clean = ravel_pytree(self.one(network, self.unravel(x), jnp.asarray(t, self.dtype)))[0]
+        clean = clean.astype(self.dtype)
+        if self.coordinate != "log_snr":
+            _, p, q = slope(self.process, t, self.coordinate)
+            return p * x + q * clean
+        share = self.levels(theta)[0]
+        return share * clean - share**2 * z + self.settings.tau**2 * (share * clean - z)
+
+    def noise(self, theta, z, network):
+        import lineax
+
+        level = jnp.sqrt(2.0) * self.settings.tau * self.levels(theta)[1]
+        return lineax.DiagonalLinearOperator(jnp.broadcast_to(level, z.shape).astype(z.dtype))
 
 
 def _evaluations(solver, stochastic):
@@ -96,12 +112,14 @@ def _evaluations(solver, stochastic):
     return (stages - 1, 1) if solver.tableau.fsal else (stages, 0)
 
 
-def _one_of_batch(denoise, x, equinox):
+def _one_of_batch(denoise, x):
     """`(network, x, t) -> clean estimate` of one example; `vmap` over the batch makes it `denoise` again.
 
     What `denoise` closes over (parameters, conditions of every example) may have a batch axis of its own,
     so that it cannot be called on one example.
     """
+    import equinox
+
     batch, dtype = jax.tree.leaves(x)[0].shape[0], jax.tree.leaves(x)[0].dtype
     closed = equinox.filter_closure_convert(denoise, x, jnp.zeros(batch, dtype))
     network, fixed = equinox.partition(closed, equinox.is_array)
