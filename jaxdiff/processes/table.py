@@ -51,14 +51,13 @@ class DiscreteVP(LinearProcess):
         return (index + 1) / self.size
 
     def _table(self):
-        """Times and log-SNR of the entries with finite log-SNR, and whether the last one is not."""
+        """Times and log-SNR of the entries, and whether that of the last one is -inf; it is finite here."""
         xp = namespace(self.betas)
-        known = concrete(self.betas)
-        ends_in_noise = known is not None and known[-1] == 1
-        betas = self.betas[:-1] if ends_in_noise else self.betas
-        log_a2 = xp.cumsum(xp.log1p(-betas))
+        ends_in_noise = self.betas[-1] == 1
+        last = xp.where(ends_in_noise, 0.5, self.betas[-1])[None]
+        log_a2 = xp.cumsum(xp.log1p(-xp.concatenate([self.betas[:-1], last])))
         log_snr = 0.5 * (log_a2 - xp.log(-xp.expm1(log_a2)))
-        return np.arange(1, self.size + 1 - ends_in_noise) / self.size, log_snr, ends_in_noise
+        return np.arange(1, self.size + 1) / self.size, log_snr, ends_in_noise
 
     def coefficients(self, t):
         xp = namespace(t, self)
@@ -66,10 +65,9 @@ class DiscreteVP(LinearProcess):
         log_snr = xp.interp(t, times, table)
         noise_to_data = xp.exp(-table[0]) * t * self.size  # c / a below the first entry
         a, c = _sides(xp, xp.where(t < times[0], noise_to_data, xp.exp(-log_snr)))
-        if ends_in_noise:
-            tail = _sides(xp, xp.exp(table[-1]) * (1.0 - t) * self.size)  # a / c above the last
-            a = xp.where(t > times[-1], tail[1], a)
-            c = xp.where(t > times[-1], tail[0], c)
+        tail = _sides(xp, xp.exp(table[-2]) * (1.0 - t) * self.size)  # a / c above the last finite one
+        late = ends_in_noise & (t > times[-2])
+        a, c = xp.where(late, tail[1], a), xp.where(late, tail[0], c)
         return a, xp.zeros_like(a), c
 
     def time_of_log_snr(self, log_snr):
@@ -77,9 +75,8 @@ class DiscreteVP(LinearProcess):
         times, table, ends_in_noise = self._table()
         t = xp.interp(-log_snr, -table, times)
         t = xp.where(log_snr > table[0], xp.exp(table[0] - log_snr) / self.size, t)
-        if ends_in_noise:
-            t = xp.where(log_snr < table[-1], 1 - xp.exp(log_snr - table[-1]) / self.size, t)
-        return t
+        late = ends_in_noise & (log_snr < table[-2])
+        return xp.where(late, 1 - xp.exp(log_snr - table[-2]) / self.size, t)
 
     def c_noise(self, t):
         return t * self.size - 1

@@ -103,6 +103,19 @@ def test_sde_reproduces_the_marginal_moments(process):
     np.testing.assert_allclose(process.diffusion(t) ** 2, g2, rtol=1e-12)
 
 
+def test_a_table_that_ends_in_noise_may_be_traced():
+    process = jd.processes.DiscreteVP([0.1, 0.3, 1.0])
+    t = np.array([0.0, 0.2, 0.5, 0.8, 1.0])
+    for name in ("coefficients", "log_snr"):
+        traced = jax.jit(lambda p, t, name=name: getattr(p, name)(t))(process, t)
+        np.testing.assert_allclose(traced, getattr(process, name)(t), rtol=1e-5, atol=1e-6)
+    levels = process.log_snr(t[1:])
+    times = jax.jit(lambda p, levels: p.time_of_log_snr(levels))(process, levels)
+    np.testing.assert_allclose(times, t[1:], rtol=1e-5)
+    slope = jax.grad(lambda p: p.coefficients(0.8)[0])(process)
+    assert np.all(np.isfinite(slope.betas)) and np.all(slope.betas[:2] < 0)
+
+
 def test_vp_sde_is_the_published_one():
     t = np.array([0.0, 0.3, 1.0])
     beta = 0.1 + t * 19.9
