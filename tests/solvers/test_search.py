@@ -34,24 +34,6 @@ def test_the_default_beats_stock_configurations(nfe, exact):
             assert own < 1.3 * median(solver, exact, grid), (solver.name, nfe)
 
 
-def test_the_default_is_for_every_process_and_any_number_of_evaluations():
-    p = jd.processes
-    for process in (
-        p.EDM(),
-        p.VE(),
-        p.RectifiedFlow(),
-        p.CosineVP(),
-        p.SubVP(),
-        p.OrnsteinUhlenbeckVE(),
-        p.MeanReverting(),
-    ):
-        for nfe in (1, 2, 3, 7, 40):
-            rows = S.default(process, nfe)
-            assert rows.nfe == nfe and np.isfinite(rows.next).all() and rows.t[0] == process.t_max
-    with pytest.raises(ValueError, match="nfe"):
-        S.default(VP, 0)
-
-
 def test_evolution_finds_better_steps_than_even_ones():
     references = TARGET.sample(jax.random.key(3), 400)
     times = np.linspace(1.0, 0.02, 40)
