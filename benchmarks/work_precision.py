@@ -115,12 +115,12 @@ def save(curves, seconds, suffix):
     peers_run = ", ".join(peers.INSTALLED) or "none"
     end, what = "the exact end of the probability flow", ""
     if suffix:
-        end, what = "the end of 1,000 steps of UniPC-3", " Half of the components is guided against all of them."
+        end, what = "the end of 1,000 steps of UniPC-3", " Half of the components against all of them."
     lines = [
         f"# Error against evaluations{' under classifier-free guidance' if suffix else ''}",
         "",
-        f"Median distance to {end} (share of flips) over 2,000 noises, 500 in 512 dimensions.{what} Peers run "
-        f"beside ours: {peers_run}.",
+        f"Median distance to {end} (share of flips) over 2,000 noises, 500 in 512 dimensions.{what} Peers "
+        f"run beside ours: {peers_run}.",
         "",
         *([] if suffix else [our_table(), ""]),
         *summary(curves),
