@@ -13,13 +13,14 @@ import tyro
 import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.cli import job as job_
-from jaxdiff.cli.config import FREE, Train, resolve, saved_settings
+from jaxdiff.cli.config import FREE, Train, arg, resolve, saved_settings
 from jaxdiff.cli.names import FAMILIES, known
 from jaxdiff.interop import save_safetensors
 from jaxdiff.training import ema
 from jaxdiff.training.runs import write_json
 
 Run = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+OWN = "the run's own"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,26 +30,26 @@ class Sample:
     Attributes:
       run: directory of `jaxdiff train`.
       number: of samples.
-      labels: classes to draw, repeated to the number; every class in turn if None.
-      seed: of the samples; the run's own if None.
-      out: files OUT.npz and OUT.png; RUN/samples if None.
-      solver: such as "dpmpp_multistep(2)", or FILE.json of a tuned one; the run's own if None.
-      grid: such as karras; the run's own if None.
-      steps: of the grid; the run's own if None.
-      guidance_scale: of classifier-free guidance; the run's own if None.
-      ema: which average, as for `export`; the first if None.
+      labels: classes to draw, repeated to the number.
+      seed: of the samples.
+      out: files OUT.npz and OUT.png.
+      solver: such as "dpmpp_multistep(2)", or FILE.json of a tuned one.
+      grid: such as karras.
+      steps: of the grid.
+      guidance_scale: of classifier-free guidance.
+      ema: which average, as for `export`.
     """
 
     run: Run
     number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 100
-    labels: tuple[int, ...] | None = None
-    seed: int | None = None
-    out: str | None = None
-    solver: str | None = None
-    grid: str | None = None
-    steps: int | None = None
-    guidance_scale: float | None = None
-    ema: str | None = None
+    labels: Annotated[tuple[int, ...] | None, arg("LABEL [...]", "every class in turn")] = None
+    seed: Annotated[int | None, arg("INT", OWN)] = None
+    out: Annotated[str | None, arg("PATH", "RUN/samples")] = None
+    solver: Annotated[str | None, arg("NAME", OWN)] = None
+    grid: Annotated[str | None, arg("NAME", OWN)] = None
+    steps: Annotated[int | None, arg("N", OWN)] = None
+    guidance_scale: Annotated[float | None, arg("NUMBER", OWN)] = None
+    ema: Annotated[str | None, arg("N|power:WIDTH", "the first")] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,23 +60,23 @@ class Evaluate:
 
     Attributes:
       run: directory of `jaxdiff train`.
-      number: of samples; the run's own if None.
-      seed: of the samples; the run's own if None.
-      solver: such as "dpmpp_multistep(2)", or FILE.json of a tuned one; the run's own if None.
-      grid: such as karras; the run's own if None.
-      steps: of the grid; the run's own if None.
-      guidance_scale: of classifier-free guidance; the run's own if None.
-      ema: which average, as for `export`; the first if None.
+      number: of samples.
+      seed: of the samples.
+      solver: such as "dpmpp_multistep(2)", or FILE.json of a tuned one.
+      grid: such as karras.
+      steps: of the grid.
+      guidance_scale: of classifier-free guidance.
+      ema: which average, as for `export`.
     """
 
     run: Run
-    number: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
-    seed: int | None = None
-    solver: str | None = None
-    grid: str | None = None
-    steps: int | None = None
-    guidance_scale: float | None = None
-    ema: str | None = None
+    number: Annotated[int | None, arg("N", OWN), tyro.conf.arg(aliases=["-n"])] = None
+    seed: Annotated[int | None, arg("INT", OWN)] = None
+    solver: Annotated[str | None, arg("NAME", OWN)] = None
+    grid: Annotated[str | None, arg("NAME", OWN)] = None
+    steps: Annotated[int | None, arg("N", OWN)] = None
+    guidance_scale: Annotated[float | None, arg("NUMBER", OWN)] = None
+    ema: Annotated[str | None, arg("N|power:WIDTH", "the first")] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +96,15 @@ class Export:
 
     Attributes:
       run: directory of `jaxdiff train`.
-      out: the file; RUN/weights.safetensors if None.
-      ema: one of the run's averages, such as 500, or any power:WIDTH, put together from the run's snapshots;
-        the first of its averages if None.
-      step: updates after which the average is wanted, out of snapshots; the newest if None.
+      out: the file.
+      ema: one of the run's averages, such as 500, or any power:WIDTH, put together from the run's snapshots.
+      step: updates after which the average is wanted, out of snapshots.
     """
 
     run: Run
-    out: str | None = None
-    ema: str | None = None
-    step: int | None = None
+    out: Annotated[str | None, arg("FILE", "RUN/weights.safetensors")] = None
+    ema: Annotated[str | None, arg("N|power:WIDTH", "the first of the run's")] = None
+    step: Annotated[int | None, arg("N", "the newest")] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +113,14 @@ class Report:
 
     Attributes:
       runs: directories of `jaxdiff train`.
-      out: the page; RUN/report.html of the first run if None.
+      out: the page.
     """
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN]")]
-    out: str | None = None
+    runs: Annotated[
+        tuple[str, ...], tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN [RUN]", help_behavior_hint="(required)"),
+    ]
+    out: Annotated[str | None, arg("FILE", "report.html of the first run")] = None
 
 
 @dataclasses.dataclass(frozen=True)

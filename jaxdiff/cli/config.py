@@ -24,11 +24,12 @@ FREE = (
 CLUSTER = ("coordinator", "processes", "process_id", "heartbeat")  # of the machines, and no part of the run
 
 
-def _arg(metavar, default="the data set's"):
+def arg(metavar, default="the data set's"):
+    """How a setting is shown by --help: what it takes, and what it is where it is not given."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
-_NAME, _NAMED = tyro.conf.arg(metavar="NAME"), _arg("NAME")
+_NAME, _NAMED = tyro.conf.arg(metavar="NAME"), arg("NAME")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,35 +96,35 @@ class Train:
     """
 
     data: Annotated[str, _NAME] = "digits"
-    out: Annotated[str | None, _arg("DIR", "runs/DATA")] = None
-    steps: Annotated[int | None, _arg("N")] = None
-    batch_size: Annotated[int | None, _arg("N")] = None
+    out: Annotated[str | None, arg("DIR", "runs/DATA")] = None
+    steps: Annotated[int | None, arg("N")] = None
+    batch_size: Annotated[int | None, arg("N")] = None
     seed: int = 0
-    checkpoint_every: Annotated[int | None, _arg("N")] = None
+    checkpoint_every: Annotated[int | None, arg("N")] = None
     model: Annotated[str | None, _NAMED] = None
     process: Annotated[str | None, _NAMED] = None
     parallel: Annotated[str, tyro.conf.arg(metavar="auto|pmap|jit")] = "auto"
     mesh: Annotated[str, tyro.conf.arg(metavar="AXIS=N[,...]")] = ""
-    coordinator: Annotated[str | None, tyro.conf.arg(metavar="auto|HOST:PORT")] = None
-    processes: int | None = None
-    process_id: int | None = None
+    coordinator: Annotated[str | None, arg("auto|HOST:PORT", "one process alone")] = None
+    processes: Annotated[int | None, arg("N", "the cluster's")] = None
+    process_id: Annotated[int | None, arg("N", "the cluster's")] = None
     heartbeat: int = 60
     parameterization: Annotated[str | None, _NAMED] = None
     times: Annotated[str | None, _NAMED] = None
     weighting: Annotated[str | None, _NAMED] = None
-    conditional: Annotated[bool | None, _arg("True|False")] = None
-    label_drop: Annotated[float | None, _arg("SHARE")] = None
+    conditional: Annotated[bool | None, arg("True|False")] = None
+    label_drop: Annotated[float | None, arg("SHARE")] = None
     augment: Annotated[str | None, _NAMED] = None
-    augment_told: Annotated[bool | None, _arg("True|False")] = None
-    augment_until: Annotated[float | None, _arg("SHARE")] = None
-    augment_above: Annotated[float | None, _arg("SIGMA")] = None
-    learning_rate: Annotated[float | None, _arg("RATE")] = None
-    warmup: Annotated[int | None, _arg("N")] = None
-    decay: Annotated[str | None, _arg("cosine|linear|constant")] = None
-    weight_decay: Annotated[float | None, _arg("RATE")] = None
-    beta2: Annotated[float | None, _arg("NUMBER")] = None
-    clip: Annotated[float | None, _arg("NORM")] = None
-    ema: Annotated[tuple[str, ...] | None, _arg("N|power:WIDTH [...]")] = None
+    augment_told: Annotated[bool | None, arg("True|False")] = None
+    augment_until: Annotated[float | None, arg("SHARE")] = None
+    augment_above: Annotated[float | None, arg("SIGMA")] = None
+    learning_rate: Annotated[float | None, arg("RATE")] = None
+    warmup: Annotated[int | None, arg("N")] = None
+    decay: Annotated[str | None, arg("cosine|linear|constant")] = None
+    weight_decay: Annotated[float | None, arg("RATE")] = None
+    beta2: Annotated[float | None, arg("NUMBER")] = None
+    clip: Annotated[float | None, arg("NORM")] = None
+    ema: Annotated[tuple[str, ...] | None, arg("N|power:WIDTH [...]")] = None
     snapshot_every: int = 0
     updates_per_dispatch: int = 1
     accumulate: int = 1
@@ -135,12 +136,12 @@ class Train:
     tensorboard: bool = False
     peak_flops: float = 0.0
     watchdog: float = 0.0
-    picture_every: Annotated[int | None, _arg("N")] = None
+    picture_every: Annotated[int | None, arg("N")] = None
     solver: Annotated[str | None, _NAMED] = None
     grid: Annotated[str | None, _NAMED] = None
-    sample_steps: Annotated[int | None, _arg("N")] = None
+    sample_steps: Annotated[int | None, arg("N")] = None
     guidance_scale: float = 1.0
-    samples: Annotated[int | None, _arg("N")] = None
+    samples: Annotated[int | None, arg("N")] = None
     evaluate: bool = True
 
 

@@ -38,6 +38,16 @@ def test_a_guidance_scale_that_is_no_number(digits):
         make_sampler(build_job(config), config)
 
 
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "export", "report"])
+def test_help_says_what_holds_where_a_setting_is_not_given(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "None" not in text and "-h, --help" in text
+    wanted = {"train": "(default: one process alone)", "export": "(default: RUN/weights.safetensors)"}
+    assert wanted.get(command, "(default: ") in text
+
+
 def test_nothing_is_left_open_and_json_holds_it(digits):
     config = resolve(Train(), digits)
     assert None not in config.values()
