@@ -7,6 +7,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import processes, solvers, testing
+from jaxdiff.solvers.adaptive import _both_orders
 
 pytest.importorskip("diffrax")
 TARGET = testing.gaussian_mixture([[1.0, 0.3], [-0.8, -0.5]], [[0.3, 0.1], [0.2, 0.4]], [0.7, 0.3])
@@ -70,6 +71,35 @@ def test_evaluations_are_counted_and_belong_to_the_sample(solver):
     alone, own = run(keys()[3:5], condition[3:5])
     np.testing.assert_allclose(alone, x[3:5], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(own.evaluations, state.evaluations[3:5])
+
+
+@pytest.mark.parametrize("prediction", ["noise", "data"])
+def test_embedded_steps_are_those_of_dpm_solver(prediction, x64, walk):
+    """One step from log-SNR -1 to 0.5: of order 1 and 2, and of order 2 with its node at 1/3, and 3."""
+    process, h = processes.VP(), 1.5
+    x = np.random.default_rng(0).normal(size=(2, 4))
+    denoise = lambda x, t: 0.6 * np.tanh(x) + 0.1 * np.reshape(t, (-1, 1))  # noqa: E731
+    log_snr, none = np.full(2, -1.0), np.zeros((3, 2, 4))
+    grid = process.time_of_log_snr(np.array([-1.0, 0.5]))
+    make = solvers.dpm_singlestep if prediction == "noise" else solvers.dpmpp_singlestep
+    low, third = (
+        _both_orders(denoise, process, x, log_snr, np.full(2, h), order, prediction) for order in (2, 3)
+    )
+    for found, order in ((low[0], 1), (low[1], 2), (third[1], 3)):
+        expected = walk(make(order).plan(process, grid), x, none, denoise)
+        np.testing.assert_allclose(found, expected, rtol=1e-8)
+    t = process.time_of_log_snr(-1.0 + h * np.array([0, 1 / 3, 1]))
+    a, _, c = process.coefficients(t)
+    own, other, sign = (c, a, 1) if prediction == "noise" else (a, c, -1)
+
+    def estimate(x, i):
+        clean = denoise(x, t[i])
+        return (x - a[i] * clean) / c[i] if prediction == "noise" else clean
+
+    first = estimate(x, 0)
+    node = estimate(other[1] / other[0] * x - own[1] * np.expm1(sign * h / 3) * first, 1)
+    expected = other[2] / other[0] * x - own[2] * np.expm1(sign * h) * (first + 1.5 * (node - first))
+    np.testing.assert_allclose(third[0], expected, rtol=1e-8)
 
 
 @pytest.mark.slow
