@@ -7,7 +7,7 @@ import numpy as np
 from jaxdiff.core import check_count, concrete, dataclass, safe_divide, static_field
 from jaxdiff.core.categorical import fine_uniform, inverse_cdf, token_log_prob
 from jaxdiff.processes import schedules
-from jaxdiff.processes.discrete import DiscreteProcess, Uniforms, excess, times_for
+from jaxdiff.processes.discrete import DiscreteProcess, Uniforms, excess, times_for, values
 
 
 @dataclass
@@ -41,10 +41,7 @@ class Categorical(DiscreteProcess):
 
     def __post_init__(self):
         check_count("Categorical", least=2, size=self.size)
-        if not isinstance(self.schedule, schedules.Schedule):
-            raise ValueError(
-                f"Categorical: expected a schedule of jd.processes.schedules, got {self.schedule!r}"
-            )
+        schedules.check_schedule("Categorical", self.schedule)
         if not 0 <= self.mask_share <= 1:
             raise ValueError(f"Categorical: expected mask_share in [0, 1], got {self.mask_share}")
         pi = None if self.replacement is None else concrete(self.replacement)
@@ -103,8 +100,7 @@ class Categorical(DiscreteProcess):
         """
         self.endpoint(y)
         x0 = self.check_clean(x0, "perturb")
-        if np.shape(noise.u) != np.shape(x0):
-            raise ValueError(f"perturb: expected noise of x0's shape {np.shape(x0)}, got {np.shape(noise.u)}")
+        self.check_noise(noise, x0, "perturb")
         _, beta, gamma = self.coefficients(times_for(x0, t, "perturb"))
         x_t = x0 if noise.token is None else jnp.where(noise.u < gamma + beta, noise.token, x0)
         return jnp.where(noise.u < gamma, self.size, x_t)
@@ -155,7 +151,7 @@ class Categorical(DiscreteProcess):
 
     def likelihood(self, x_t, t):
         alpha, beta, gamma = _columns(self.coefficients(times_for(x_t, t, "likelihood")))
-        kept = jnp.where(_values(x_t, self.size) == x_t[..., None], alpha, 0.0)
+        kept = jnp.where(values(x_t, self.size) == x_t[..., None], alpha, 0.0)
         return jnp.where(self._is_mask(x_t), gamma, kept + beta * self._pi(x_t)[..., None])
 
     def spread(self, w, t):
@@ -166,7 +162,7 @@ class Categorical(DiscreteProcess):
     def transition(self, x_t, t, s):
         t, s = (times_for(x_t, time, "transition") for time in (t, s))
         a, b, g = _columns(self.between(t, s))
-        kept = jnp.where(_values(x_t, self.size) == x_t[..., None], a, 0.0)
+        kept = jnp.where(values(x_t, self.size) == x_t[..., None], a, 0.0)
         masked = self._is_mask(x_t)
         q = jnp.where(masked, g, kept + b * self._pi(x_t)[..., None])
         return self._with_mask(q, masked.astype(q.dtype))
@@ -220,7 +216,7 @@ class Categorical(DiscreteProcess):
         elementwise and then a sum."""
         clean, fresh, true_fresh = _columns((clean, fresh, true_fresh))
         p = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1)
-        y, pi = _values(x_t, self.size), self._row(p)
+        y, pi = values(x_t, self.size), self._row(p)
         true = jnp.where(y == x0[..., None], clean, 0.0) + true_fresh * pi
         return jnp.sum(jnp.where(y == x_t[..., None], 0.0, excess(clean * p + fresh * pi, true)), axis=-1)
 
@@ -250,10 +246,6 @@ def _mix(p, one, other):
 
 def _columns(numbers):
     return tuple(k[..., None] for k in numbers)
-
-
-def _values(x, size):
-    return jax.lax.broadcasted_iota(x.dtype, (*x.shape, size), x.ndim)
 
 
 def _cross_entropy(weight, logits, x0):

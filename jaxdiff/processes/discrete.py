@@ -79,8 +79,7 @@ class DiscreteProcess:
         Lou et al. (2024), arXiv:2310.16834.
         """
         r = self.ratios(x_t, x0, t)
-        position = jax.lax.broadcasted_iota(x_t.dtype, r.shape, r.ndim - 1)
-        other = (position != x_t[..., None]) & (self.rates(x_t, t) > 0)
+        other = (values(x_t, self.states) != x_t[..., None]) & (self.rates(x_t, t) > 0)
         term = excess_of_log(jnp.where(other, log_ratios, 0.0), jnp.where(other, r, 1.0))
         return jnp.sum(jnp.where(other, self.rates(x_t, t) * term, 0.0), axis=-1)
 
@@ -118,6 +117,11 @@ class DiscreteProcess:
             raise ValueError(f"{where}: expected clean tokens in [0, {self.size}), got {what}")
         return jnp.asarray(x0, jnp.promote_types(jnp.result_type(x0), jnp.int32))
 
+    def check_noise(self, noise, x0, where):
+        """Refuses `Uniforms` of another shape than the tokens `x0`."""
+        if np.shape(noise.u) != np.shape(x0):
+            raise ValueError(f"{where}: expected noise of x0's shape {np.shape(x0)}, got {np.shape(noise.u)}")
+
     def check_start(self, x, where="sample"):
         """`x` as int32, refused unless its known values are noisy tokens, in [0, states)."""
         known = concrete(x)
@@ -138,6 +142,11 @@ class DiscreteProcess:
                 f"{(*np.shape(x), self.size)}, got {np.shape(logits)}"
             )
         return logits
+
+
+def values(x, size):
+    """0 ... size - 1 behind the axes of the tokens `x`, `(*x.shape, size)`."""
+    return jax.lax.broadcasted_iota(x.dtype, (*x.shape, size), x.ndim)
 
 
 def times_for(x, t, where):

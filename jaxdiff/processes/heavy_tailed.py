@@ -7,7 +7,7 @@ from jax.scipy.special import gammaln
 
 from jaxdiff.core import check_positive, concrete, dataclass, fold_in, match_dims, normal_like
 from jaxdiff.processes.gaussian import EDM, check_times
-from jaxdiff.processes.linear import LinearProcess
+from jaxdiff.processes.linear import LinearProcess, OfBase
 
 
 def student_t(keys, like, degrees):
@@ -141,14 +141,14 @@ class PoissonFlow(StudentT):
 
 
 @dataclass
-class HeavyTailed(StudentT):
+class HeavyTailed(OfBase, StudentT):
     """A process with Student-t noise in the place of normal noise: for data with heavy tails.
 
     Pandey et al. (2024), arXiv:2410.14171 (t-EDM on `EDM`, t-Flow on `RectifiedFlow`). Solvers that draw
     noise: see `StudentT`.
 
     Args:
-      base: the process whose coefficients are used.
+      base: the process whose coefficients and transition are used.
       degrees: degrees of freedom, above 0: 2 and less without variance, infinite for normal noise.
     """
 
@@ -160,21 +160,3 @@ class HeavyTailed(StudentT):
             check_positive("HeavyTailed", degrees=self.degrees)
 
     tail = property(lambda self: self.degrees)
-    paired = property(lambda self: self.base.paired)
-    t_min = property(lambda self: self.base.t_min)
-    t_max = property(lambda self: self.base.t_max)
-
-    def coefficients(self, t):
-        return self.base.coefficients(t)
-
-    def variance(self, t):
-        return self.base.variance(t)
-
-    def log_snr(self, t):
-        return self.base.log_snr(t)
-
-    def time_of_log_snr(self, log_snr):
-        return self.base.time_of_log_snr(log_snr)
-
-    def c_noise(self, t):
-        return self.base.c_noise(t)

@@ -158,6 +158,32 @@ class LinearProcess:
         return y
 
 
+class OfBase(LinearProcess):
+    """A process with the coefficients and the transition of another one, its field `base`."""
+
+    paired = property(lambda self: self.base.paired)
+    t_min = property(lambda self: self.base.t_min)
+    t_max = property(lambda self: self.base.t_max)
+
+    def coefficients(self, t):
+        return self.base.coefficients(t)
+
+    def variance(self, t):
+        return self.base.variance(t)
+
+    def log_snr(self, t):
+        return self.base.log_snr(t)
+
+    def time_of_log_snr(self, log_snr):
+        return self.base.time_of_log_snr(log_snr)
+
+    def gain(self, t, s):
+        return self.base.gain(t, s)
+
+    def c_noise(self, t):
+        return self.base.c_noise(t)
+
+
 def _times(t):
     return t if isinstance(t, (jax.Array, np.ndarray)) or np.ndim(t) == 0 else np.asarray(t, float)
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxdiff.core import check_count, dataclass, safe_divide, static_field
 from jaxdiff.core.categorical import fine_uniform, inverse_cdf
 from jaxdiff.processes import schedules
-from jaxdiff.processes.discrete import DiscreteProcess, Uniforms, excess, normalised, times_for
+from jaxdiff.processes.discrete import DiscreteProcess, Uniforms, excess, normalised, times_for, values
 
 
 @dataclass
@@ -35,10 +35,7 @@ class DiscretisedGaussian(DiscreteProcess):
 
     def __post_init__(self):
         check_count("DiscretisedGaussian", least=2, size=self.size)
-        if not isinstance(self.schedule, schedules.Schedule):
-            raise ValueError(
-                f"DiscretisedGaussian: expected a schedule of jd.processes.schedules, got {self.schedule!r}"
-            )
+        schedules.check_schedule("DiscretisedGaussian", self.schedule)
 
     mask = None
     states = property(lambda self: self.size)
@@ -51,8 +48,7 @@ class DiscretisedGaussian(DiscreteProcess):
         """`x_t ~ q(x_t | x0)`: one step of the walk on the circle of 2K values, folded back."""
         self.endpoint(y)
         x0 = self.check_clean(x0, "perturb")
-        if np.shape(noise.u) != np.shape(x0):
-            raise ValueError(f"perturb: expected noise of x0's shape {np.shape(x0)}, got {np.shape(noise.u)}")
+        self.check_noise(noise, x0, "perturb")
         g = self._kernel(self.schedule.alpha(times_for(x0, t, "perturb")))
         moved = (x0 + inverse_cdf(jnp.broadcast_to(g, (*x0.shape, 2 * self.size)), noise.u)) % (2 * self.size)
         return jnp.where(moved < self.size, moved, 2 * self.size - 1 - moved)
@@ -119,7 +115,7 @@ class DiscretisedGaussian(DiscreteProcess):
         return jax.lax.scan(add, jnp.zeros_like(p), jnp.arange(self.size))[0]
 
     def rates(self, x_t, t):
-        distance = jnp.abs(_values(x_t, self.size) - x_t[..., None])
+        distance = jnp.abs(values(x_t, self.size) - x_t[..., None])
         return jnp.where(distance == 1, self._rate(times_for(x_t, t, "rates"))[..., None], 0.0)
 
     def _rate(self, t):
@@ -150,8 +146,8 @@ class DiscretisedGaussian(DiscreteProcess):
     def _at(self, x, alpha):
         """The kernel from every value to `x`, `(..., K)`."""
         g = jnp.broadcast_to(self._kernel(alpha), (*x.shape, 2 * self.size))
-        values, x = _values(x, self.size), x[..., None]
-        near, mirror = (x - values) % (2 * self.size), (x + values + 1) % (2 * self.size)
+        other, x = values(x, self.size), x[..., None]
+        near, mirror = (x - other) % (2 * self.size), (x + other + 1) % (2 * self.size)
         return jnp.take_along_axis(g, near, -1) + jnp.take_along_axis(g, mirror, -1)
 
 
@@ -171,10 +167,6 @@ def bessel_law(variance, reach):
     products = jnp.cumprod(jnp.moveaxis(ratios[::-1], 0, -1), -1)
     centre = 1 / (1 + 2 * jnp.sum(products, -1, keepdims=True))
     return jnp.concatenate([centre, centre * products], -1)
-
-
-def _values(x, size):
-    return jax.lax.broadcasted_iota(x.dtype, (*x.shape, size), x.ndim)
 
 
 def discretised_gaussian(size, schedule=None):

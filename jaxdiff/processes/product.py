@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.core import dataclass, fold_in
-from jaxdiff.processes.linear import LinearProcess
+from jaxdiff.processes.linear import LinearProcess, OfBase
 
 
 @dataclass
@@ -112,35 +112,21 @@ def given(denoise, process, known, times=None):
 
 
 @dataclass
-class Symmetric(LinearProcess):
+class Symmetric(OfBase):
     """A process over symmetric matrices without diagonal, such as adjacency: its noise is of that kind.
 
     Entries (i, j) and (j, i) of the last two axes share one standard normal draw. Jo et al. (2022),
     arXiv:2202.02514, section 3.
 
     Args:
-      base: the process whose coefficients are used.
+      base: the process whose coefficients and transition are used.
       mask: `(..., n)` of 0 and 1 that broadcasts to the matrices' rows: nodes that exist; None for all.
     """
 
     base: LinearProcess
     mask: object = None
 
-    t_min = property(lambda self: self.base.t_min)
-    t_max = property(lambda self: self.base.t_max)
     normal = property(lambda self: self.base.normal)
-
-    def coefficients(self, t):
-        return self.base.coefficients(t)
-
-    def variance(self, t):
-        return self.base.variance(t)
-
-    def time_of_log_snr(self, log_snr):
-        return self.base.time_of_log_snr(log_snr)
-
-    def c_noise(self, t):
-        return self.base.c_noise(t)
 
     def log_noise(self, noise):
         raise ValueError(

@@ -64,6 +64,12 @@ class Schedule:
         return jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(level), jnp.ones_like(level)))[1]
 
 
+def check_schedule(where, schedule):
+    """Refuses what is no schedule of this module."""
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"{where}: expected a schedule of jd.processes.schedules, got {schedule!r}")
+
+
 def _behind(value, t):
     """Numbers with the shape of tokens, with leading axes up to those of `t`."""
     missing = jnp.ndim(t) - jnp.ndim(value)

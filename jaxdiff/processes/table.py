@@ -90,7 +90,7 @@ class Aggregating(LinearProcess):
         a_n = sqrt(1 - beta_n) (a_(n-1) + w_n),  c_n^2 = 1 - prod (1 - beta)
 
     where `x0` is the common encoding of all modalities, which the caller works out, and each modality is
-    decoded from the same clean estimate. Entry n (from 1) stands at t = n / T; log(a / c) and `a` are
+    decoded from the same clean estimate. Entry n (from 1) stands at t = n / T; log(a / c) and log(a) are
     interpolated between. Weights of 0 are `DiscreteVP`. Chen et al. (2024), arXiv:2407.17571, eq. 3.
 
     Args:

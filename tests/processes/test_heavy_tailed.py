@@ -166,6 +166,16 @@ def test_training_uses_the_heavy_noise():
     assert loss(field(points, process)) < loss(gaussian) - 0.01
 
 
+def test_wrapped_processes_keep_the_transition_and_the_second_end_of_their_base():
+    betas = np.linspace(0.01, 0.2, 8)
+    for base in (P.Residual(0.8), P.ResShift(), P.Aggregating(betas, 0.05 * betas), P.BrownianBridge()):
+        for process in (P.HeavyTailed(base, 5.0), P.Symmetric(base)):
+            assert process.paired == base.paired and process.log_snr(1.0) == base.log_snr(1.0)
+            np.testing.assert_array_equal(process.reverse(0.75, 0.5), base.reverse(0.75, 0.5))
+    ordinary = jd.processes.LinearProcess.gain(P.Residual(0.8), 0.75, 0.5)
+    assert P.HeavyTailed(P.Residual(0.8)).gain(0.75, 0.5) == 1 != ordinary
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="D"):
         P.PoissonFlow(-1.0)
