@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy.spatial.distance import pdist
 
 import jaxdiff as jd
 
@@ -33,8 +34,8 @@ BROAD = jd.testing.gaussian_mixture(
 )
 
 
-def init(key, size, out):
-    sizes = [size, WIDTH, WIDTH, WIDTH, out]
+def init(key, size, out, width=WIDTH):
+    sizes = [size, width, width, width, out]
     keys = jax.random.split(key, len(sizes) - 1)
     pairs = zip(keys, sizes[:-1], sizes[1:], strict=True)
     return [(jax.random.normal(k, (m, n)) / m**0.5, jnp.zeros(n)) for k, m, n in pairs]
@@ -49,9 +50,9 @@ def mlp(params, x, level, *more):
     return h @ params[-1][0] + params[-1][1][None]
 
 
-def train(key, params, loss, carry=0.0):
+def train(key, params, loss, carry=0.0, steps=STEPS, rate=3e-3):
     """Adam on `loss(params, key, carry) -> (scalar, carry)`."""
-    rule = optax.adam(optax.cosine_decay_schedule(3e-3, STEPS))
+    rule = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
     def step(state, key):
         params, moments, carry = state
@@ -60,7 +61,7 @@ def train(key, params, loss, carry=0.0):
         return (optax.apply_updates(params, change), moments, carry), None
 
     state = (params, rule.init(params), carry)
-    return jax.lax.scan(step, state, jax.random.split(key, STEPS))[0][0]
+    return jax.lax.scan(step, state, jax.random.split(key, steps))[0][0]
 
 
 def every(run, settings):
@@ -101,7 +102,7 @@ def smoothness():
             t = jd.times.stratified().draw(jax.random.split(keys[0], BATCH), VP)  # in increasing order
             x = VP.perturb(x0, jax.random.normal(keys[1], x0.shape), t)
             level = jnp.repeat(levels, BATCH // BINS)
-            uneven, n = R.step_wise_variation(denoise(params), keys[2], x, t, level)
+            uneven, n = R.step_wise_variation(denoise(params), VP, keys[2], x, t, level)
             n = jax.lax.stop_gradient(n)
             mean = jnp.where(bins > 1, n.reshape(BINS, -1).mean(1), n.mean())
             return losses.mean() + weight * uneven.mean(), 0.99 * levels + 0.01 * mean
@@ -212,19 +213,177 @@ def corruption():
         yield line(f"{rate} | {gamma}", distances(samples[i], fresh), own, right[i])
 
 
+def digits():
+    """Training and held-out images in [-1, 1], and the training labels."""
+    data = jd.data.load("digits")
+    return data.train["x"] / 8 - 1, data.held_out["x"] / 8 - 1, data.train["label"]
+
+
+def drawn(key, denoise, count):
+    """Images of 8 x 8 by twenty evaluations."""
+    solver, grid = jd.solvers.dpmpp_multistep(2), jd.grids.log_snr(VP, 20)
+    return jd.sample(jax.random.split(key, count), denoise, VP, solver, grid, shape=(8, 8, 1))
+
+
+def context():
+    """Context prediction: digits, and how neighbouring pixels go together."""
+    weights, features, steps = (0.0, 0.03, 0.3), 6, 2000
+    x, held_out, _ = digits()
+
+    def seen(params, x, c):
+        """The last features of every pixel, from which both heads read."""
+        return jax.nn.silu(mlp(params[0], x.reshape(-1, 64), c).reshape(-1, 8, 8, features))
+
+    def run(weight, key):
+        keys = jax.random.split(key, 4)
+        draw = lambda key, *shape: jax.random.normal(key, shape) / shape[0] ** 0.5  # noqa: E731
+        heads = [draw(k, *s) for k, s in zip(jax.random.split(keys[0], 3), HEADS, strict=True)]
+        params = init(keys[1], 72, 64 * features, 128), heads[0], heads[1:]
+
+        def loss(params, key, carry):
+            pick, noisy = jax.random.split(key)
+            x0, at = jnp.asarray(x)[jax.random.randint(pick, (BATCH,), 0, len(x))], []
+
+            def net(x, c):
+                at.append(seen(params, x, c))
+                return at[0] @ params[1]
+
+            losses = jd.losses.denoising(net, noisy, x0, process=VP, parameterization=KIND)
+            first, second = params[2]
+            around = R.context_prediction((jax.nn.silu(at[0] @ first) @ second)[..., None], x0)
+            return losses.mean() + weight * around.mean(), around.mean()
+
+        params = train(keys[2], params, loss, steps=steps)
+        return drawn(keys[3], jd.denoiser(lambda x, c: seen(params, x, c) @ params[1], VP, KIND), 600)
+
+    def neighbours(x):
+        """Products of neighbouring pixels, averaged over images, less those of their means."""
+        x = np.asarray(x)[..., 0]
+        x = x - x.mean(0)
+        return np.concatenate([(x[:, 1:] * x[:, :-1]).mean(0), (x[:, :, 1:] * x[:, :, :-1]).mean(0).T])
+
+    def columns(images):
+        gaps = [np.abs(neighbours(one) - neighbours(held_out)).mean() for one in images]
+        flat = [one.reshape(len(one), -1) for one in images]
+        real = held_out.reshape(len(held_out), -1)
+        return (
+            gaps,
+            [jd.metrics.mmd(one, real) for one in flat],
+            [jd.metrics.frechet_distance(one, real) for one in flat],
+        )
+
+    yield "| weight of context prediction | error of neighbours' covariance | MMD | Frechet, pixels |"
+    yield "|---|---|---|---|"
+    for weight, images in zip(weights, every(run, weights), strict=True):
+        yield line(weight, *columns(images))
+    yield line("training images", *columns(np.split(x[:1197], 3)))
+
+
+def few_shot():
+    """Ten outlines for a network of digits: pairwise similarities and details."""
+    settings = [(0, 0, 0), (0, 0, 0.3), (30, 30, 0), (30, 30, 0.3), (300, 300, 0.3)]
+    x, held_out, label = digits()
+    ten = jnp.asarray(outline(x[[np.flatnonzero(label == k)[0] for k in range(10)]]))
+    real = outline(held_out)
+
+    def denoiser(params):
+        net = lambda x, c: mlp(params, x.reshape(-1, 64), c).reshape(x.shape)  # noqa: E731
+        return net, jd.denoiser(net, VP, KIND)
+
+    def source(key):
+        def loss(params, key, carry):
+            pick, noisy = jax.random.split(key)
+            x0 = jnp.asarray(x)[jax.random.randint(pick, (BATCH,), 0, len(x))]
+            net = denoiser(params)[0]
+            return jd.losses.denoising(net, noisy, x0, process=VP, parameterization=KIND).mean(), carry
+
+        first, second = jax.random.split(key)
+        return train(second, init(first, 72, 64, 160), loss, steps=2000)
+
+    def run(setting, key, params):
+        source, (first, second) = params, jax.random.split(key)
+
+        def loss(params, key, carry):
+            noisy, *keys = jax.random.split(key, 3)
+            net, adapted = denoiser(params)
+            losses = jd.losses.denoising(net, noisy, ten, process=VP, parameterization=KIND)
+            t = jd.times.uniform().draw(jax.random.split(keys[0], len(ten)), VP)
+            x_t = VP.perturb(ten, jax.random.normal(keys[1], ten.shape), t)
+            ours, theirs = adapted(x_t, t), denoiser(source)[1](x_t, t)
+            terms = [R.pairwise_similarity(ours, theirs, details) for details in (False, True)]
+            terms.append(R.high_frequency(ours, ten))
+            extra = sum(weight * term.mean() for weight, term in zip(setting, terms, strict=True))
+            return losses.mean() + extra, carry
+
+        params = train(first, params, loss, steps=800, rate=1e-3)
+        return drawn(second, denoiser(params)[1], 600)
+
+    def columns(images):
+        return list(zip(*[measured(np.asarray(one), real, np.asarray(ten)) for one in images], strict=True))
+
+    keys = jax.random.split(jax.random.key(1), SEEDS)
+    sources = jax.jit(jax.vmap(source))(keys)
+    both = jax.jit(jax.vmap(jax.vmap(run, (None, 0, 0)), (0, None, None)))
+    yield "| weights: pairs, pairs of details, details | diversity | energy of details | Frechet, pixels |"
+    yield "|---|---|---|---|"
+    for setting, images in zip(settings, both(jnp.asarray(settings), keys, sources), strict=True):
+        yield line(", ".join(map(str, setting)), *columns(images))
+    before = jax.vmap(lambda key, params: drawn(key, denoiser(params)[1], 600))(keys, sources)
+    yield line("the network of digits", *columns(before))
+    yield line("outlines of training images", *columns(np.split(outline(x[:1197]), 3)))
+
+
+HEADS = ((6, 1), (6, 32), (32, 8))
+
+
+def outline(x):
+    """-1 and 1: where the slope of images is steep, as in experiments/bridge.py."""
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    rise, run = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1], padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
+    return np.where(np.hypot(rise, run) > 1.0, 1.0, -1.0).astype(np.float32)
+
+
+def measured(images, real, ten):
+    """Diversity within the clusters of the ten examples, energy of details, distance from real outlines."""
+
+    def within(images):
+        flat, centres = images.reshape(len(images), -1), ten.reshape(10, -1)
+        own = np.argmin(((flat[:, None] - centres[None]) ** 2).sum(-1), 1)
+        clusters = [flat[own == k] for k in range(10) if np.sum(own == k) > 1]
+        return np.mean([pdist(cluster).mean() for cluster in clusters])
+
+    energy = [np.mean(np.square(R.haar_details(jnp.asarray(part)))) for part in (images, real)]
+    flat = [part.reshape(len(part), -1) for part in (images, real)]
+    return within(images) / within(real), energy[0] / energy[1], jd.metrics.frechet_distance(*flat)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}")
+    parser.add_argument("--only", choices=list(PARTS), nargs="*", default=list(PARTS), help="these tables")
     arguments = parser.parse_args()
-    lines = []
-    for part in (smoothness, corruption, fokker_planck):
-        lines.append(f"\n## {part.__doc__}\n")
-        print(lines[-1], flush=True)
-        for text in part():
+    before = RESULTS.read_text() if RESULTS.exists() else ""
+    sections = dict(part.split("\n", 1) for part in before.split("\n## ")[1:])
+    for name in arguments.only:
+        title, lines = PARTS[name].__doc__, []
+        print(f"\n## {title}\n", flush=True)
+        for text in PARTS[name]():
             print(text, flush=True)
             lines.append(text)
+        sections[title] = "\n" + "\n".join(lines) + "\n"
     if arguments.save:
-        RESULTS.write_text(f"# Regularisers, {SEEDS} seeds\n" + "\n".join(lines) + "\n")
+        tables = [
+            f"\n## {part.__doc__}\n{sections[part.__doc__]}"
+            for part in PARTS.values()
+            if part.__doc__ in sections
+        ]
+        RESULTS.write_text(f"# Regularisers, {SEEDS} seeds\n" + "".join(tables))
+
+
+PARTS = {
+    "smoothness": smoothness, "corruption": corruption, "fokker-planck": fokker_planck,
+    "context": context, "few-shot": few_shot,
+}  # fmt: skip
 
 
 if __name__ == "__main__":

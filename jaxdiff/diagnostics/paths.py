@@ -56,8 +56,9 @@ def hallucination(keys, denoise, process, solver, grid, *, window, shape=None, x
 
         score = mean over t in the window of |D_t - mean of D|^2, per dimension
 
-    Samples between modes, on no data, wander more: leave out those above a quantile of the scores. Aithal
-    et al. (2024), arXiv:2406.09358, eq. 5.
+    Samples between modes, on no data, wander more: leave out those above a quantile of the scores, above all
+    before training on them (`benchmarks/hallucination.py`). Noise of the window about as wide as the modes
+    tells best, with a stochastic solver. Aithal et al. (2024), arXiv:2406.09358, and their code.
 
     Args:
       keys, denoise, process, solver, grid, shape, x: as of `jd.sample`.
