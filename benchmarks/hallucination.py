@@ -4,10 +4,13 @@
 
 (The flag: on a CPU some reductions over thousands of rows are wrong without it.) Data is nine narrow modes; a
 small network puts some samples between them, where no data is, and the next network is trained on samples of
-the one before. Of a tenth more samples than are needed, "by path" leaves out those whose clean
-estimates wandered most late in sampling (`jd.diagnostics.hallucination`), "at random" leaves out any. Aithal
-et al. (2024), arXiv:2406.09358, do so with 25 modes, 100,000 samples, a fortieth of them left out and a
-thousand steps of which the last ten are looked at. Takes two minutes on an idle core.
+the one before. Of a tenth more samples than are needed, "by path" leaves out those whose clean estimates
+wandered most late in sampling (`jd.diagnostics.hallucination`), "at random" leaves out any. Aithal et al.
+(2024), arXiv:2406.09358, do so with 25 modes, 100,000 samples, a fortieth of them left out and a thousand
+steps of which the last ten are looked at. Takes a minute on an idle core. Seen: samples far from every mode
+more than double in the next generation when any are left out; by path they grow by a quarter, and what is
+trained on holds a fifth as many. The modes widen, at random to 1.44 of their deviation by the third
+generation, by path to 1.24. Of the far samples 66 to 75 % are left out; the paper reports 95 %.
 
 Columns: samples further than six deviations from every mode, of all and of those that the next generation is
 trained on; how many of the far ones were left out, and how many of the near ones kept; the samples' distance
@@ -26,7 +29,7 @@ from regularizers import init, line, mlp
 import jaxdiff as jd
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "hallucination.md"
-GENERATIONS, SEEDS, STEPS, BATCH, WIDTH = 5, 2, 4000, 256, 96
+GENERATIONS, SEEDS, STEPS, BATCH, WIDTH = 3, 2, 4000, 256, 96
 KEPT, DRAWN = 10000, 11000
 VP, KIND = jd.processes.VP(t_min=1e-3), jd.parameterizations.edm(1.0)
 GRID = np.stack(np.meshgrid(*2 * [np.array([-1.2, 0.0, 1.2])]), -1).reshape(-1, 2)
