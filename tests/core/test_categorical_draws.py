@@ -90,3 +90,7 @@ def test_a_vocabulary_cut_over_devices_stays_where_it_lies():
     memory = jax.jit(loss, out_shardings=(whole, cut)).lower(logits, tokens).compile().memory_analysis()
     held = memory.temp_size_in_bytes + memory.output_size_in_bytes
     assert held < 1.2 * np.prod(shape) * 4 / 8
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=whole)
+    memory = jax.jit(categorical).lower(keys, logits).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2.2 * np.prod(shape) * 4 / 8  # and so do draws of them

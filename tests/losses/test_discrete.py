@@ -297,3 +297,22 @@ def test_bad_input_is_named():
     for other in (processes.uniform(3), processes.mask_and_replace(3, 0.6)):
         with pytest.raises(ValueError, match="absorbing process"):
             discrete.any_order(net, jax.random.key(0), np.zeros((2, 3), int), process=other)
+
+
+@pytest.mark.parametrize("name", ["absorbing", pytest.param("uniform", marks=pytest.mark.slow)])
+def test_under_jit_the_loss_of_tokens_that_are_not_clean_is_nan(name):
+    """The mask token, one above it and one below 0; at few masks they need not have been drawn."""
+    process = PROCESSES[name]
+    x0 = jnp.array([[0, 1, 2], [0, 3, 1], [4, 0, 0], [1, -1, 2]])
+    net = lambda x, t: jnp.zeros((*x.shape, 3))  # noqa: E731
+
+    def losses(x0, key):
+        one, other = jax.random.split(key)
+        finite = discrete.finite_elbo(net, one, x0, process=process, steps=10)
+        return finite, discrete.elbo(net, other, x0, process=process)
+
+    for loss in jax.jit(losses)(x0, jax.random.key(0)):
+        np.testing.assert_array_equal(jnp.isfinite(loss), [True, False, False, False])
+    if name == "absorbing":
+        loss = jax.jit(lambda x, key: discrete.any_order(net, key, x, process=process))
+        np.testing.assert_array_equal(jnp.isfinite(loss(x0, jax.random.key(1)))[1:], [False] * 3)

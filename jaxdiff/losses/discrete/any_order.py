@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxdiff.core import batch_keys, fold_in
 from jaxdiff.core.categorical import fine_uniform, token_log_prob
-from jaxdiff.losses.discrete.bounds import over_tokens
+from jaxdiff.losses.discrete.bounds import of_clean, over_tokens
 
 
 def any_order(net, key, x0, *, process, strata=None):
@@ -32,7 +32,7 @@ def any_order(net, key, x0, *, process, strata=None):
     masked = rank < n
     logits = net(jnp.where(masked, process.mask, x0), None)
     log_p = token_log_prob(process.check_logits(logits, x0, "any_order"), x0)
-    return -_size(x0) / n.reshape(-1) * over_tokens(jnp.where(masked, log_p, 0.0))
+    return of_clean(x0, process, -_size(x0) / n.reshape(-1) * over_tokens(jnp.where(masked, log_p, 0.0)))
 
 
 def normalised(marginal, process):

@@ -2,7 +2,8 @@
 
 Everywhere `net(tokens, c_noise) -> logits (batch, ..., size)` of the clean tokens, `key` is one key or
 `(batch,)` keys, `x0` are clean tokens `(batch, ...)`, `times` is `jd.times.stratified()` by default (any
-other but `uniform()` gives no bound), and `strata` is as of `denoising`.
+other but `uniform()` gives no bound), and `strata` is as of `denoising`. Tokens that are not clean are
+refused; under `jit`, where they cannot be looked at, their example's loss is NaN, which `fit` reports.
 """
 
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def elbo(net, key, x0, *, process, times=None, strata=None):
     x0 = process.check_clean(x0, "elbo")
     keys, t = draw_times("elbo", key, x0, process, times, strata)
     x_t, logits = predict("elbo", net, keys, x0, t, process)
-    return over_tokens(process.rate_divergence(logits, x0, x_t, t))
+    return of_clean(x0, process, over_tokens(process.rate_divergence(logits, x0, x_t, t)))
 
 
 def finite_elbo(net, key, x0, *, process, steps, times=None, strata=None):
@@ -65,7 +66,7 @@ def hybrid(net, key, x0, *, process, steps, auxiliary=5e-4, times=None, strata=N
     i = jnp.clip(jnp.ceil(t * steps), 1, steps)
     t, s = i / steps, (i - 1) / steps
     x_t, logits = predict("hybrid", net, keys, x0, t, process)
-    loss = over_tokens(process.divergence(logits, x0, x_t, t, s))
+    loss = of_clean(x0, process, over_tokens(process.divergence(logits, x0, x_t, t, s)))
     if isinstance(auxiliary, (int, float)) and auxiliary == 0:
         return steps * loss
     return steps * (loss - auxiliary * over_tokens(token_log_prob(logits, x0)))
@@ -89,7 +90,7 @@ def score_entropy(net, key, x0, *, process, times=None, strata=None):
             f"score_entropy: expected net to return log-ratios {(*np.shape(x0), process.states)}, one per "
             f"noisy value, got {np.shape(log_ratios)}"
         )
-    return over_tokens(process.entropy_of_ratios(log_ratios, x0, x_t, t))
+    return of_clean(x0, process, over_tokens(process.entropy_of_ratios(log_ratios, x0, x_t, t)))
 
 
 def draw_times(where, key, x0, process, times, strata):
@@ -107,3 +108,9 @@ def predict(where, net, keys, x0, t, process):
 def over_tokens(values):
     """Sums over everything but the batch."""
     return jnp.sum(values, axis=tuple(range(1, values.ndim)))
+
+
+def of_clean(x0, process, losses):
+    """`(batch,)` losses, NaN for examples with tokens outside [0, size)."""
+    clean = jnp.all((x0 >= 0) & (x0 < process.size), axis=tuple(range(1, x0.ndim)))
+    return jnp.where(clean, losses, jnp.nan)
