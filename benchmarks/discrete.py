@@ -1,6 +1,6 @@
-"""Discrete diffusion: laws and network calls of its samplers, and the memory of its loss.
+"""Discrete diffusion: laws and network calls of its samplers, speed of its draws, and memory of its loss.
 
-    python benchmarks/discrete.py [--samples 32000] [--save]     # about five minutes on one core
+    python benchmarks/discrete.py [--samples 32000] [--save]     # about six minutes on one core
 
 Laws are measured on twelve spins of an Ising ring of 4,096 states with the exact denoiser, as total
 variation distance between samples and the enumerated joint; that of exact draws stands beside it, as no
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
-from jaxdiff.core.categorical import FactoredLogits
+from jaxdiff.core.categorical import FactoredLogits, categorical
 from jaxdiff.solvers import discrete
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "discrete.md"
@@ -35,12 +35,16 @@ def laws(samples):
     """Total variation of every sampler at its number of evaluations, twelve tokens."""
     target, process = jd.testing.ising_chain(12, 1.5, 0.1), jd.processes.absorbing(2)
     denoise, grid = target.denoiser(process), jd.grids.uniform(process, 1000)
+    short, loop = (jd.grids.uniform(process, steps) for steps in (200, 50))
     solvers = {
         "first hitting": (discrete.first_hitting(12), None),
         "by confidence (entropy)": (discrete.confidence("entropy"), jd.grids.uniform(process, 12)),
         "ancestral": (discrete.ancestral(), grid),
         "tau-leaping": (discrete.tau_leaping(), grid),
         "remasking, eta .02": (discrete.remasking(0.02, "cap"), grid),
+        "remasking from t = .5, eta .02": (discrete.remasking(0.02, "cap", start=0.5), short),
+        "remasking in a loop, eta .02": (discrete.remasking(0.02, "cap", start=0.2, loop=150), loop),
+        "remasking by confidence, eta 1": (discrete.remasking(1.0, spread="confidence"), short),
     }
     yield "| twelve tokens, exact denoiser | network calls | total variation | CPU-seconds |"
     yield "|---|---|---|---|"
@@ -90,6 +94,21 @@ def calls():
     yield f"\nThe cached samples are {'the same' if same else 'NOT the same'} as the uncached ones."
 
 
+def draws(pairs=15):
+    """An exact draw against `jax.random.categorical`, float32, one call of each in turn."""
+    both = jax.jit(categorical), jax.jit(jax.vmap(jax.random.categorical))
+    yield "| float32 draws | tokens | exact, ms | `jax.random.categorical`, ms | ratio |"
+    yield "|---|---|---|---|---|"
+    for size, batch in ((1000, 64), (32768, 8)):
+        logits = 3 * jax.random.normal(jax.random.key(0), (batch, 64, size))
+        keys, seconds = jax.random.split(jax.random.key(1), batch), []
+        for _ in range(pairs):
+            seconds.append([timed(draw, keys, logits)[1] for draw in both])
+        ours, other = 1000 * np.median(seconds, axis=0)
+        ratio = np.median([a / b for a, b in seconds])
+        yield f"| vocabulary {size:,} | {batch * 64} | {ours:.0f} | {other:.0f} | {ratio:.2f} |"
+
+
 def memory():
     """Temporary memory of the masked bound and its gradient over the logits', head included."""
     process, rows, width = jd.processes.absorbing(32768), (8, 256), 512
@@ -123,7 +142,7 @@ def main():
     parser.add_argument("--save", action="store_true", help=f"also write {RESULTS.name}")
     arguments = parser.parse_args()
     lines = []
-    for part in (memory(), calls(), laws(arguments.samples)):
+    for part in (memory(), draws(), calls(), laws(arguments.samples)):
         for line in part:
             print(line, flush=True)
             lines.append(line)

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxdiff.core import check_choice, fold_in
 from jaxdiff.core.categorical import token_log_prob
-from jaxdiff.losses.discrete.bounds import draw_times, over_tokens
+from jaxdiff.losses.discrete.bounds import draw_times, of_clean, over_tokens
 
 KINDS = ("step", "sample")
 
@@ -73,4 +73,4 @@ def contrastive(
         mine, theirs = auxiliary(x0), jax.lax.map(auxiliary, others)
     gap = (mine[None] - theirs) / int(np.prod(shape[1:]))
     term = jax.nn.softplus(jax.nn.logsumexp(gap, axis=0)) if bounded else jnp.mean(gap, axis=0)
-    return bound + weight * term
+    return of_clean(x0, process, bound + weight * term)

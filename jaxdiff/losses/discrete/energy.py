@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxdiff.core import fold_in
 from jaxdiff.core.categorical import categorical, token_log_prob
-from jaxdiff.losses.discrete.bounds import draw_times, over_tokens, predict
+from jaxdiff.losses.discrete.bounds import draw_times, of_clean, over_tokens, predict
 
 
 def autoregressive_energy(log_prob, process):
@@ -55,4 +55,4 @@ def residual_nce(energy, net, key, x0, *, process, times=None, strata=None):
     x_t, logits = jax.lax.stop_gradient(predict("residual_nce", net, keys, x0, t, process))
     drawn = process.consistent(categorical(fold_in(keys, 2), logits), x_t)
     real, fake = (energy(x, x_t, t, logits) for x in (x0, drawn))
-    return jax.nn.softplus(real) + jax.nn.softplus(-fake)
+    return of_clean(x0, process, jax.nn.softplus(real) + jax.nn.softplus(-fake))
