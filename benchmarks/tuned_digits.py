@@ -3,7 +3,8 @@
     python benchmarks/tuned_digits.py RUN [RUN ...] [--nfe 5] [--draws 4] [--save]
 
 Each RUN is a directory of `jaxdiff train`. A solver is tuned on it from 128 reference paths over the labels,
-kept as RUN/tuned-5.json, and then drawn from as anyone would:
+kept as RUN/tuned-5.json (four CPU-minutes, most of them the network's derivatives), and then drawn from as
+anyone would:
 
     jaxdiff sample RUN --solver RUN/tuned-5.json
 
@@ -56,7 +57,7 @@ def tuned(run, job, params, given):
 
 
 def measure(run, given):
-    """`({solver: (draws,) distances}, floor, CPU-seconds of tuning)`."""
+    """`({solver: (draws,) distances}, CPU-seconds of tuning)`."""
     config = training.read_config(run)
     params = training.restore(training.checkpoint_directory(run))[1]["ema"][0]
     job, dataset = job_.build_job(config), jd.data.load(config["data"])
@@ -81,14 +82,15 @@ def measure(run, given):
 
 
 def table(records):
-    """Means over draws; the last line is the ratio to 50 evaluations, over all runs and draws."""
+    """Means over draws, and their ratio to 50 evaluations; of several runs also over all of them."""
     names = list(next(iter(records.values()))[0])
     lines = [f"| run | {' | '.join(names)} | tuned / 50 | CPU-seconds of tuning |"]
     lines.append("|---" * (len(names) + 3) + "|")
     means = {run: {name: np.mean(values) for name, values in found.items()}
              for run, (found, _) in records.items()}  # fmt: skip
     seconds = {run: seconds for run, (_, seconds) in records.items()}
-    means["all"] = {name: np.mean([mean[name] for mean in means.values()]) for name in names}
+    if len(means) > 1:
+        means["all"] = {name: np.mean([mean[name] for mean in means.values()]) for name in names}
     for run, mean in means.items():
         cells = " | ".join(f"{mean[name]:.3f}" for name in names)
         spent = f"{seconds[run]:.0f}" if run in seconds else ""
