@@ -112,7 +112,7 @@ def blocks(arguments):
 
 def save(curves, seconds, suffix):
     """The tables and the plot."""
-    peers_run = ", ".join(peers.INSTALLED) or "none"
+    peers_run = ", ".join(name for name in peers.INSTALLED if name != "torch") or "none"
     end, what = "the exact end of the probability flow", ""
     if suffix:
         end, what = "the end of 1,000 steps of UniPC-3", " Half of the components against all of them."
