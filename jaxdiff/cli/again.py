@@ -40,7 +40,8 @@ def replay(given: Replay):
         raise ValueError(f"replay: expected the run's data and seed, got other batches than {given.record}")
     feed, key = make_feed(data, size, seed, job.num_classes), jax.random.key(seed)
     state = _state(run, config, job, optimizer, last)
-    print(f"updates {int(state.step) + 1} to {last} again, then {last + 1} an example at a time")
+    missing = f"after updates {int(state.step) + 1} to {last} again" if state.step < last else "at once"
+    print(f"update {last + 1} an example at a time, {missing}")
     update = training.make_update(loss, optimizer, config["ema"], config["accumulate"], record["nonfinite"])
     state = replay_.advance(state, update, feed, key, last)
     item = jax.tree.map(lambda a: a[0], feed.items(last, 1))

@@ -13,7 +13,7 @@ import tyro
 import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.cli import job as job_
-from jaxdiff.cli.config import FREE, Train, arg, resolve, saved_settings
+from jaxdiff.cli.config import FREE, Train, arg, check_data, resolve, saved_settings
 from jaxdiff.cli.names import FAMILIES, known
 from jaxdiff.interop import save_safetensors
 from jaxdiff.training import ema
@@ -182,6 +182,7 @@ def evaluate(given: Evaluate):
     config, params = _load(given)
     job = job_.build_job(config)
     dataset = jd.data.load(config["data"])
+    check_data(dataset, config)
     if given.seed is not None:
         config["seed"] = given.seed
     draw = job_.make_sampler(job, config)

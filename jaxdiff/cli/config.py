@@ -194,6 +194,16 @@ def resolve(given, dataset):
     return config
 
 
+def check_data(dataset, config):
+    """Raises ValueError for another data set than the run of `config` was trained on."""
+    saved, found = config["data_record"], _record(dataset)
+    if differing := [name for name, value in found.items() if saved.get(name) != value]:
+        raise ValueError(
+            f"{dataset.name}: expected the data that the run was trained on, got others (another "
+            f"{', another '.join(differing)}); bring them back"
+        )
+
+
 def _record(dataset):
     digest = hashlib.sha256()
     for name in sorted(dataset.train):

@@ -6,7 +6,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.cli import main
-from jaxdiff.cli.config import CLUSTER, FREE, Train, resolve
+from jaxdiff.cli.config import CLUSTER, FREE, Train, check_data, resolve
 from jaxdiff.cli.job import build_job, check_labels, make_sampler, objective
 
 
@@ -63,6 +63,10 @@ def test_the_record_tells_other_data(digits):
     first, second = (resolve(Train(), d)["data_record"] for d in (digits, changed))
     assert first["sha256"] != second["sha256"]
     assert first["shape"] == [8, 8, 1] and first["levels"] == 17
+    config = json.loads(json.dumps(resolve(Train(), digits)))
+    check_data(digits, config)
+    with pytest.raises(ValueError, match=r"digits: expected the data that .* got others \(another sha256\)"):
+        check_data(changed, config)
 
 
 def test_bare_edm_takes_the_deviation_of_the_data(digits):
