@@ -152,7 +152,8 @@ def test_tuned_on_a_mixture_in_64_dimensions_and_used_on_another():
             out = jd.sample(None, target.denoiser(VP), VP, solver, grid, x=x)
             return np.median(np.linalg.norm(out - exact, axis=1))
 
-        assert error(tuned) < 0.1 * min(error(S.default(VP, 5)), error(S.unipc(2), jd.grids.quadratic(VP, 5)))
+        stock, fitted = error(S.unipc(2), jd.grids.quadratic(VP, 5)), error(S.default(VP, 5))
+        assert error(tuned) < min(0.1 * stock, 0.25 * fitted)
 
 
 def test_wrong_arguments():
