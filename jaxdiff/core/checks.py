@@ -20,6 +20,15 @@ def check_count(where, least=1, **numbers):
             raise ValueError(f"{where}: expected {name} to be an integer of at least {least}, got {value!r}")
 
 
+def check_order(where, order, orders, name="order"):
+    """`order` as an int; raises ValueError unless it is one of the integers `orders`."""
+    if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or order not in orders:
+        *others, last = orders
+        known = f"{', '.join(map(str, others))} or {last}"
+        raise ValueError(f"{where}: expected {name} {known}, got {order!r}")
+    return int(order)
+
+
 def check_made(where, name, value, has, example):
     """Raises ValueError for a name or a class in the place of the object itself: `VP` for `VP()`.
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxdiff import grids
 from jaxdiff.core import (
     check_choice,
+    check_order,
     check_positive,
     concrete,
     dataclass,
@@ -234,8 +235,7 @@ def dpm_adaptive(order=3, rtol=0.05, atol=0.0078, prediction="noise", first=0.05
       max_steps: of one sample in one leg of the grid; one that has not arrived then is NaN.
     """
     check_positive("dpm_adaptive", rtol=rtol, atol=atol, first=first, safety=safety, max_steps=max_steps)
-    if order not in (2, 3):
-        raise ValueError(f"dpm_adaptive: expected order 2 or 3, got {order}")
+    order = check_order("dpm_adaptive", order, (2, 3))
     check_choice("dpm_adaptive", "prediction", prediction, ("noise", "data"))
     return Adaptive(
         rtol, atol, 0.0, first, safety, f"dpm{order - 1}{order}", "log_snr", prediction, False, max_steps

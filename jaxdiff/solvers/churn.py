@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxdiff.core import check_choice, namespace, safe_sqrt
+from jaxdiff.core import check_choice, concrete, namespace, safe_sqrt
 from jaxdiff.solvers.runge_kutta import slope
 from jaxdiff.solvers.tableau import linear, staged, table
 
@@ -31,11 +31,12 @@ def churn(s_churn=40.0, s_min=0.05, s_max=50.0, s_noise=1.003, method="heun"):
     check_choice("churn", "method", method, ("heun", "euler"))
     numbers = {"s_churn": s_churn, "s_min": s_min, "s_max": s_max, "s_noise": s_noise}
     for name, value in numbers.items():
-        if isinstance(value, (int, float)) and not value >= 0:
-            raise ValueError(f"churn: expected {name} of at least 0, got {value}")
-    if all(isinstance(s, (int, float)) for s in (s_min, s_max)) and s_min > s_max:
+        known = concrete(value)
+        if known is not None and (known.ndim or known.dtype.kind not in "iuf" or not known >= 0):
+            raise ValueError(f"churn: expected {name} of at least 0, got {value!r}")
+        numbers[name] = value if known is None else float(known)
+    if all(isinstance(numbers[name], float) for name in ("s_min", "s_max")) and s_min > s_max:
         raise ValueError(f"churn: expected s_min <= s_max, got {s_min} and {s_max}")
-    numbers = {name: float(v) if isinstance(v, int) else v for name, v in numbers.items()}
     return linear(f"churn({method})", _churn, method=method, **numbers)
 
 

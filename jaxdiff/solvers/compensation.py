@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import concrete, dataclass, namespace
+from jaxdiff.core import check_choice, check_order, concrete, dataclass, namespace
 from jaxdiff.solvers import tableau
 from jaxdiff.solvers.exponential import Form
 from jaxdiff.solvers.sa import adams
 from jaxdiff.solvers.tableau import Tableau, linear
+
+ORDERS = (1, 2, 3, 4)
 
 
 @dataclass
@@ -50,12 +52,15 @@ def dc_solver(ratios, order=3, depth=2, prediction="data", lower_order_final=Tru
       prediction: "data" or "noise".
       lower_order_final: as in `unipc`.
     """
-    if order not in (1, 2, 3, 4) or depth not in range(1, order + 1):
-        raise ValueError(f"dc_solver: expected 1 <= depth <= order <= 4, got depth {depth}, order {order}")
-    if prediction not in ("data", "noise"):
-        raise ValueError(f"dc_solver: expected prediction 'data' or 'noise', got {prediction!r}")
+    order, depth = (check_order("dc_solver", *v) for v in ((order, ORDERS), (depth, ORDERS, "depth")))
+    if depth > order:
+        raise ValueError(f"dc_solver: expected depth of at most the order, got depth {depth}, order {order}")
+    check_choice("dc_solver", "prediction", prediction, ("data", "noise"))
     if np.ndim(ratios) != 1:
         raise ValueError(f"dc_solver: expected ratios of shape (steps,), got {np.shape(ratios)}")
+    known = concrete(ratios)
+    if known is not None and not np.isfinite(known).all():
+        raise ValueError(f"dc_solver: expected finite ratios, got {known}")
     ratios = ratios if isinstance(ratios, jax.Array) else np.asarray(ratios, np.float64)
     return linear(
         f"dc_solver({order})", _dc, ratios=ratios, order=order, depth=depth, prediction=prediction,

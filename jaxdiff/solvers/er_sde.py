@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxdiff.core import concrete, namespace, safe_sqrt
+from jaxdiff.core import check_order, concrete, namespace, safe_sqrt
 from jaxdiff.solvers.exponential import MASSES, POINTS, Form, check_level, history_nodes
 from jaxdiff.solvers.tableau import linear
 
@@ -30,8 +30,7 @@ def er_sde(order=3, noise_scale=None, published=False):
         number tau of at least 0; by default the paper's `rho (exp(rho^0.3) + 10)`.
       published: third order with the paper's backward difference.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"er_sde: expected order 1, 2 or 3, got {order}")
+    order = check_order("er_sde", order, (1, 2, 3))
     if published and order != 3:
         raise ValueError(f"er_sde: published=True is a third order, got order {order}; leave it out")
     scale = default_noise_scale if noise_scale is None else noise_scale

@@ -14,7 +14,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_choice, concrete, namespace, safe_divide, safe_sqrt
+from jaxdiff.core import check_choice, check_order, concrete, namespace, safe_divide, safe_sqrt
 from jaxdiff.processes.linear import LinearProcess
 from jaxdiff.solvers.tableau import linear, table
 from jaxdiff.solvers.variance import EstimateError
@@ -110,7 +110,8 @@ def check_level(where, value, expected="tau of at least 0", most=np.inf):
     known = None if callable(value) else concrete(value)
     if known is None:
         return value
-    if known.ndim > 1 or not np.all((known >= 0) & (known <= most) & (known < np.inf)):
+    number = known.ndim < 2 and known.dtype.kind in "iuf"
+    if not number or not np.all((known >= 0) & (known <= most) & (known < np.inf)):
         raise ValueError(f"{where}: expected {expected}, got {value}")
     return float(known) if known.ndim == 0 else known.astype(np.float64)
 
@@ -135,8 +136,7 @@ def is_noisy(tau):
 
 
 def _checked_multistep(where, prediction, order, tau, rule, lower_order_final, published):
-    if order not in (1, 2, 3):
-        raise ValueError(f"{where}: expected order 1, 2 or 3, got {order}")
+    order = check_order(where, order, (1, 2, 3))
     if published and order != 3:
         raise ValueError(f"{where}: published=True is a third order, got order {order}; leave it out")
     rule = rule or ("midpoint" if order == 2 else "lagrange")

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxdiff.core import (
     check_choice,
+    check_count,
     check_output,
     check_positive,
     concrete,
@@ -27,6 +28,7 @@ from jaxdiff.core import (
 )
 from jaxdiff.solvers import tableau
 from jaxdiff.solvers.exponential import ancestral
+from jaxdiff.solvers.tableau import linear_plan
 
 
 @dataclass
@@ -71,7 +73,7 @@ class PredictorCorrector:
 
     def plan(self, process, grid):
         """The `CorrectedPlan` for a process and `(steps + 1,)` decreasing times."""
-        rows = self.predictor.plan(process, grid)
+        rows = linear_plan("predictor_corrector", self.predictor, process, grid)
         if concrete(rows.to) is not None and rows.t[0] < rows.to[-1]:
             raise ValueError(
                 "predictor_corrector: expected a decreasing grid, got an increasing one; use the predictor "
@@ -194,10 +196,9 @@ def predictor_corrector(predictor=None, correctors=1, snr=0.16, sizes="norms", c
     """
     check_positive("predictor_corrector", snr=snr)
     check_choice("predictor_corrector", "sizes", sizes, ("norms", "level"))
-    if isinstance(correctors, bool) or not isinstance(correctors, int) or correctors < 0:
-        raise ValueError(f"predictor_corrector: expected correctors of at least 0, got {correctors}")
+    check_count("predictor_corrector", 0, correctors=correctors)
     return PredictorCorrector(
-        ancestral() if predictor is None else predictor, snr, curvature, correctors, sizes
+        ancestral() if predictor is None else predictor, snr, curvature, int(correctors), sizes
     )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxdiff import grids
 from jaxdiff.core import (
+    check_count,
     check_positive,
     concrete,
     dataclass,
@@ -185,8 +186,7 @@ def langevin_gibbs(times, conditional, steps, step_size=0.1):
       ValueError: for settings out of range.
     """
     check_positive("langevin_gibbs", step_size=step_size)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"langevin_gibbs: expected steps of at least 1, got {steps}")
+    check_count("langevin_gibbs", steps=steps)
     return LangevinGibbs(_decreasing(times, "langevin_gibbs"), step_size, conditional, steps)
 
 
@@ -236,9 +236,8 @@ class FromLevel:
         """The `HomePlan`: the solver's plan on a grid of its own from every level."""
         if grid is not None:
             raise ValueError("from_level: expected no grid, got one; every level has a grid of its own")
-        plans = [
-            self.solver.plan(process, self.grid(_from(process, float(t)), self.steps)) for t in self.times
-        ]
+        levels = [self.grid(_from(process, float(t)), self.steps) for t in self.times]
+        plans = [tableau.linear_plan("from_level", self.solver, process, grid) for grid in levels]
         rows = plans[0]
         shapes = {(plan.nfe, plan.memory) for plan in plans}
         if len(shapes) != 1:

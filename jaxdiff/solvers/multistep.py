@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxdiff.core import check_choice, namespace
+from jaxdiff.core import check_choice, check_order, namespace
 from jaxdiff.solvers.exponential import Form, history_nodes, lagrange
 from jaxdiff.solvers.runge_kutta import COORDINATES, slope
 from jaxdiff.solvers.sa import adams
@@ -29,10 +29,10 @@ def unipc(order=3, variant="bh2", corrector=True, prediction="data", lower_order
       lower_order_final: whether the order falls to 1 in the last steps, as in the paper.
       published: use the paper's 1/2.
     """
-    if order not in (1, 2, 3, 4):
-        raise ValueError(f"unipc: expected order 1, 2, 3 or 4, got {order}")
+    order = check_order("unipc", order, (1, 2, 3, 4))
     check_choice("unipc", "variant", variant, ("bh1", "bh2"))
     check_choice("unipc", "prediction", prediction, ("data", "noise"))
+    check_choice("unipc", "corrector", corrector, (True, False))
     return linear(
         f"unipc({order})",
         adams,
@@ -75,8 +75,7 @@ def adams_bashforth(order=2, coordinate="time"):
 
     with the coordinates of `runge_kutta`.
     """
-    if order not in (1, 2, 3, 4):
-        raise ValueError(f"adams_bashforth: expected order 1, 2, 3 or 4, got {order}")
+    order = check_order("adams_bashforth", order, (1, 2, 3, 4))
     check_choice("adams_bashforth", "coordinate", coordinate, COORDINATES)
     return linear(f"adams_bashforth({order})", _adams_bashforth, order=order, coordinate=coordinate)
 
@@ -92,8 +91,7 @@ def plms(order=4):
     Liu et al. (2022), arXiv:2202.09778, eq. 12, started by the lower orders ((3 e_0 - e_1) / 2, then
     (23 e_0 - 16 e_1 + 5 e_2) / 12): one evaluation a step. Order 2 is S-PNDM's. For grids uniform in time.
     """
-    if order not in (1, 2, 3, 4):
-        raise ValueError(f"plms: expected order 1, 2, 3 or 4, got {order}")
+    order = check_order("plms", order, (1, 2, 3, 4))
     return linear(f"plms({order})", _plms, order=order)
 
 
@@ -113,8 +111,7 @@ def ipndm(order=4):
 
 
 def _adams(name, order, coordinate, lower_order_final):
-    if order not in (1, 2, 3, 4):
-        raise ValueError(f"{name}: expected order 1, 2, 3 or 4, got {order}")
+    order = check_order(name, order, (1, 2, 3, 4))
     check_choice(name, "coordinate", coordinate, COORDINATES)
     return linear(
         f"{name}({order})", _deis, order=order, coordinate=coordinate, lower_order_final=lower_order_final

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxdiff.core import is_concrete
+from jaxdiff.core import check_order, is_concrete
 from jaxdiff.solvers.multistep import PLMS
 from jaxdiff.solvers.tableau import linear, table
 
@@ -30,8 +30,7 @@ def pndm(order=4):
     Args:
       order: 4 (F-PNDM) or 2 (S-PNDM).
     """
-    if order not in START:
-        raise ValueError(f"pndm: expected order 2 (S-PNDM) or 4 (F-PNDM), got {order}")
+    order = check_order("pndm", order, tuple(START))
     return linear(f"pndm({order})", _pndm, order=order)
 
 

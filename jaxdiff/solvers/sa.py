@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxdiff.core import check_choice
+from jaxdiff.core import check_choice, check_order
 from jaxdiff.solvers.exponential import Form, check_level, history_nodes, widened
 from jaxdiff.solvers.tableau import linear, table
 
@@ -33,10 +33,8 @@ def sa_solver(predictor=2, corrector=2, tau=1.0, prediction="data", lower_order_
         slope counts `(1 + tau^2) h^2 / 2`, which is the exact integral up to order h^3, and far above it
         in long steps.
     """
-    if predictor not in (1, 2, 3, 4):
-        raise ValueError(f"sa_solver: expected predictor of 1 to 4 estimates, got {predictor}")
-    if corrector not in (0, 1, 2, 3, 4, 5):
-        raise ValueError(f"sa_solver: expected corrector of 0 (none) to 5 estimates, got {corrector}")
+    predictor = check_order("sa_solver", predictor, range(1, 5), "predictor")
+    corrector = check_order("sa_solver", corrector, range(6), "corrector")
     check_choice("sa_solver", "prediction", prediction, ("data", "noise"))
     return linear(
         f"sa_solver({predictor}, {corrector})",

@@ -5,6 +5,7 @@ A step to c = 0, or from a = 0, has no log-SNR nodes inside: it is one evaluatio
 
 import numpy as np
 
+from jaxdiff.core import check_order
 from jaxdiff.solvers.exponential import Form, check_level, level_of_steps
 from jaxdiff.solvers.tableau import linear, staged
 
@@ -42,8 +43,7 @@ def dpm_singlestep(order=2, rule="midpoint", tau=0.0):
 
 
 def _checked(where, prediction, order, rule, tau):
-    if order not in (1, 2, 3):
-        raise ValueError(f"{where}: expected order 1, 2 or 3, got {order}")
+    order = check_order(where, order, tuple(NODES))
     if rule not in ("midpoint", "lagrange"):
         raise ValueError(f"{where}: expected rule 'midpoint' or 'lagrange', got {rule!r}")
     tau = check_level(where, tau)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import batch_keys, check_positive, dataclass, fold_in, safe_sqrt
+from jaxdiff.core import batch_keys, check_count, check_positive, dataclass, fold_in, safe_sqrt
 
 
 @dataclass
@@ -226,8 +226,7 @@ def optimal_boundary(key, restore, process, shape, clean, candidates=100, distan
     Returns:
       The best start, `shape`, and the mean distances of all of them, `(candidates,)`.
     """
-    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
-        raise ValueError(f"optimal_boundary: expected candidates of at least 1, got {candidates}")
+    check_count("optimal_boundary", candidates=candidates)
     if clean.shape[1:] != tuple(shape):
         raise ValueError(f"optimal_boundary: expected clean of shape (n, *{tuple(shape)}), got {clean.shape}")
     distance = _mean_squares if distance is None else distance

@@ -1,6 +1,6 @@
 """Stochastic solvers that discretise the reverse SDE in time or with stages in log-SNR."""
 
-from jaxdiff.core import check_choice, namespace, safe_sqrt
+from jaxdiff.core import check_choice, check_order, namespace, safe_sqrt
 from jaxdiff.solvers.exponential import check_level, is_noisy, level_of_steps, transition
 from jaxdiff.solvers.singlestep import dpm_singlestep, dpmpp_singlestep
 from jaxdiff.solvers.tableau import linear, table
@@ -49,6 +49,7 @@ def seeds(order=3, tau=1.0, prediction="noise"):
       prediction: "noise" (the paper's; its noise grows like `exp(h)`, useless below some 40 evaluations)
         or "data".
     """
+    order, tau = check_order("seeds", order, (1, 2, 3)), check_level("seeds", tau)
     check_choice("seeds", "prediction", prediction, ("noise", "data"))
     make = dpm_singlestep if prediction == "noise" else dpmpp_singlestep
     return make(order, tau=tau).replace(name=f"seeds({order})")

@@ -238,6 +238,17 @@ def linear(name, rule, /, **settings):
     return LinearSolver(name, rule, tuple(sorted(static.items())), numbers)
 
 
+def linear_plan(where, solver, process, grid):
+    """The plan of a solver that has to be linear; a ValueError says so."""
+    rows = solver.plan(process, grid)
+    if not isinstance(rows, Tableau):
+        raise ValueError(
+            f"{where}: expected a linear solver, such as ddim() or dpmpp_multistep(2), got one that plans "
+            f"{type(rows).__name__}"
+        )
+    return rows
+
+
 def table(t, next_x, *, next_base=None, keep=None, arrives=None, noisy=True):
     """A `Tableau` from its columns, on a grid that ends at exact data (`LinearSolver.plan` sets another).
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from jaxdiff.core import check_choice, concrete, dataclass, is_concrete
+from jaxdiff.core import check_choice, check_order, concrete, dataclass, is_concrete
 from jaxdiff.solvers import tableau
 from jaxdiff.solvers.exponential import MASSES, POINTS, Form
 from jaxdiff.solvers.statistics import ModelStatistics
@@ -65,8 +65,7 @@ def dpm_solver_v3(statistics, order=3, corrector="pseudo", pseudo=False, lower_o
     Raises:
       ValueError: for settings out of range, and, when it is planned, for another process or grid.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"dpm_solver_v3: expected order 1, 2 or 3, got {order}")
+    order = check_order("dpm_solver_v3", order, (1, 2, 3))
     check_choice("dpm_solver_v3", "corrector", corrector, ("pseudo", "full", None))
     if not isinstance(statistics, ModelStatistics):
         raise ValueError("dpm_solver_v3: expected statistics of fit_model_statistics or ModelStatistics.load")

@@ -155,8 +155,30 @@ def test_pndm_at_50_steps_beats_ddim_at_250(x64):
         (lambda: S.dpm_singlestep(4), "order 1, 2 or 3"),
         (lambda: S.dpmpp_singlestep(2, rule="taylor"), "'midpoint' or 'lagrange', got 'taylor'"),
         (lambda: S.plms(7), "got 7"),
+        (lambda: S.unipc(2.0), "order 1, 2, 3 or 4, got 2.0"),
+        (lambda: S.dpmpp_multistep(True), "order 1, 2 or 3, got True"),
+        (lambda: S.unipc(2, corrector=3), "unknown corrector 3"),
+        (lambda: S.sa_solver(2, True), "corrector 0, 1, 2, 3, 4 or 5, got True"),
+        (lambda: S.seeds("2"), "seeds: expected order 1, 2 or 3, got '2'"),
+        (lambda: S.ddim("0.5"), r"eta in \[0, 1\], got 0.5"),
+        (lambda: S.dpmpp_multistep(2, tau=None), "tau of at least 0, got None"),
+        (lambda: S.churn(np.float32(-1)), "s_churn of at least 0"),
+        (lambda: S.dc_solver([1.0, np.nan]), "finite ratios"),
+        (
+            lambda: S.predictor_corrector(S.dpm_adaptive()).plan(PROCESSES[0], [0.9, 0.5]),
+            "a linear solver, .* Legs",
+        ),
+        (
+            lambda: S.from_level(S.dpm_adaptive(), [0.9, 0.5], 3).plan(PROCESSES[0]),
+            "a linear solver, .* Legs",
+        ),
     ],
 )
 def test_wrong_settings(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_an_order_of_numpy_shapes_the_table_as_python_s_does():
+    for make in (S.unipc, S.deis, S.dpm_singlestep, S.er_sde, S.pndm):
+        assert make(np.int64(2)) == make(2)

@@ -225,6 +225,31 @@ def test_levenberg_marquardt_turns_what_a_noisy_step_keeps_of_the_noise(x64):
         before = e
 
 
+def test_levenberg_marquardt_turns_every_slope_of_a_step(x64):
+    """Heun on EDM, two steps of two evaluations: the step goes on from its turned start."""
+    process, grid = processes.EDM(), np.array([3.0, 1.4, 0.6])
+    denoise = lambda x, t: 0.3 * jnp.tanh(x) + 0.1 * t  # noqa: E731
+    solver = solvers.predictor_corrector(solvers.heun(), 0, curvature=solvers.LevenbergMarquardt(0.1, 0.5))
+    x = np.random.default_rng(0).normal(size=(3, 2))
+    found = jd.sample(None, denoise, process, solver, grid, x=jnp.asarray(x))
+    before = None
+
+    def turned(x, t):
+        nonlocal before
+        clean = np.asarray(denoise(x, t))
+        e = (x - clean) / t
+        m = e if before is None else 0.5 * before + 0.5 * e
+        before, d = e, e - m * ((m * e).sum(1) / (0.1 + (m * m).sum(1)))[:, None]
+        d *= (np.linalg.norm(e, axis=1) / np.linalg.norm(d, axis=1))[:, None]
+        return clean + t * d, d
+
+    for t, s in zip(grid[:-1], grid[1:], strict=True):
+        x, first = turned(x, t)
+        _, second = turned(x + (s - t) * first, s)
+        x = x + (s - t) * (first + second) / 2
+    np.testing.assert_allclose(found, x, rtol=1e-9)
+
+
 @pytest.mark.parametrize("curvature", [(1.0, 0.0, 0.0), (1e9, 0.5, 0.0), (0.1, 0.5, 1.0)])
 def test_levenberg_marquardt_limits_are_plain(curvature):
     process = processes.SubVP()

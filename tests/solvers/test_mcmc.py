@@ -41,6 +41,21 @@ def test_levels_are_equal_steps_in_log_snr():
         solvers.levels(processes.RectifiedFlow(), 5)
 
 
+def test_one_step_of_the_chain_has_the_moments_of_its_rule():
+    """On N(0, v) data, from 3 at level 0: `3 (1 - size c^2 / v_t)` on average, with variance 2 size c^2."""
+    process, times, size, v, n = processes.VP(), np.array([0.5, 0.3]), 0.2, 0.4, 40_000
+    chain = solvers.langevin_gibbs(times, lambda x: jnp.log(jnp.array([[0.3, 0.7]])) + 0 * x, 1, size)
+    denoise = testing.gaussian([0.0], v).denoiser(process)
+    start = {"x": jnp.full((n, 1), 3.0), "t": jnp.full(n, 0.5)}
+    point = jd.sample(jax.random.split(jax.random.key(0), n), denoise, process, chain, x=start)
+    a, _, c = process.coefficients(0.5)
+    spread = 2 * size * c**2
+    mean = 3 * (1 - size * c**2 / (a**2 * v + c**2))
+    np.testing.assert_allclose(np.mean(point["x"]), mean, atol=4 * np.sqrt(spread / n))
+    np.testing.assert_allclose(np.var(point["x"]), spread, rtol=4 * np.sqrt(2 / n))
+    assert abs(np.mean(point["t"] < 0.4) - 0.7) < 4 * np.sqrt(0.21 / n)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
 def test_the_chain_keeps_the_law_of_the_product_space(process):

@@ -91,7 +91,7 @@ def test_f_pndm_at_50_steps_beats_ddim_at_1000(x64):
 
 
 def test_wrong_settings():
-    with pytest.raises(ValueError, match=r"order 2 \(S-PNDM\) or 4 \(F-PNDM\), got 3"):
+    with pytest.raises(ValueError, match="order 2 or 4, got 3"):
         S.pndm(3)
     with pytest.raises(ValueError, match="order 1, 2, 3 or 4, got 5"):
         S.ipndm(5)
