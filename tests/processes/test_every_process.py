@@ -278,7 +278,7 @@ SPACE = jd.testing.gaussian_mixture(
 ONE = jd.testing.gaussian(np.array([0.3, 0, -0.2, 0.1]), WIDTHS)
 
 
-def log_likelihoods(target, trace, probes=1, steps=100, count=64):
+def log_likelihoods(target, trace, probes=1, steps=100, count=64, names=EVERY):
     """`name: (estimates, exact)` for every process; y is near the data, for priors are drawn around it."""
     x0 = np.asarray(target.sample(jax.random.key(0), count))
     y, numbers = np.full_like(x0, 0.1), np.arange(steps + 1.0, 0.0, -1.0)
@@ -292,7 +292,8 @@ def log_likelihoods(target, trace, probes=1, steps=100, count=64):
         return logp, target.log_prob(process, x0, jnp.ones(()), y)
 
     found = {}
-    for name, process in EVERY.items():
+    for name in names:
+        process = EVERY[name]
         times = process.time_of_log_snr(np.linspace(*jd.times.log_snr_range(process), steps + 1))
         table, rows = numbered(process, S.unipc(2), times)
         later = Numbered(*(np.append(k[:1], k) for k in (table.a, table.b, table.c)))
@@ -311,6 +312,15 @@ def test_log_likelihood_under_every_process(target, x64):
 @pytest.mark.parametrize("trace, probes, count", [("hutchinson", 50, 300), ("hutch++", 1, 6000)])
 def test_estimated_log_likelihood_under_every_process(trace, probes, count, x64):
     for name, (logp, exact) in log_likelihoods(ONE, trace, probes, count=count).items():
+        gap = np.asarray(logp - exact)
+        assert abs(gap.mean()) < 0.01, (name, gap.mean(), gap.std())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trace, probes, count", [("hutchinson", 50, 2000), ("hutch++", 1, 30000)])
+def test_estimated_log_likelihood_of_a_mixture(trace, probes, count, x64):
+    names = ("VP", "VE", "BrownianBridge")
+    for name, (logp, exact) in log_likelihoods(SPACE, trace, probes, count=count, names=names).items():
         gap = np.asarray(logp - exact)
         assert abs(gap.mean()) < 0.01, (name, gap.mean(), gap.std())
 
