@@ -335,6 +335,8 @@ def denoiser(net, process, parameterization, y=None):
     _refuse_singular("denoiser", parameterization, process, process.t_max)
 
     def denoise(x, t):
+        if y is not None and np.shape(y) != np.shape(x):
+            raise ValueError(f"denoiser: expected y of x's shape {np.shape(x)}, got {np.shape(y)}")
         wide = jnp.promote_types(x.dtype, jnp.float32)  # bfloat16 rounds times to two digits
         t = t if np.ndim(t) else jnp.full(x.shape[:1], t, wide)
         k = parameterization.coefficients(process, t)

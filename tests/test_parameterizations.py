@@ -125,6 +125,13 @@ def test_classes_and_names_are_refused():
             jd.denoiser(lambda x, c: x, process, parameterization)
 
 
+def test_a_second_endpoint_that_would_broadcast_is_refused():
+    denoise = jd.denoiser(lambda x, c: x, jd.processes.BrownianBridge(), P.data(), jnp.ones((1, 2)))
+    with pytest.raises(ValueError, match=r"denoiser: expected y of x's shape \(3, 2\), got \(1, 2\)"):
+        denoise(jnp.ones((3, 2)), 0.5)
+    assert denoise(jnp.ones((1, 2)), 0.5).shape == (1, 2)
+
+
 def test_wrong_sigma_data():
     with pytest.raises(ValueError, match="sigma_data"):
         P.edm(sigma_data=0.0)
