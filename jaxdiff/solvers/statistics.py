@@ -13,8 +13,10 @@ from jaxdiff.core import (
     dataclass,
     fold_in,
     normal_like,
+    random_tangents,
     safe_divide,
     static_field,
+    unit_tangents,
 )
 
 
@@ -113,7 +115,8 @@ def fit_model_statistics(
     keys = batch_keys(key, x0.shape[0], "fit_model_statistics")
     noise = normal_like(fold_in(keys, 0), x0)
     points = jnp.asarray(grid, x0.dtype)
-    vectors = _basis(x0) if trace == "exact" else _probes(keys, x0, probes)
+    exact, own = trace == "exact", fold_in(keys, 1)
+    vectors = unit_tangents(x0) if exact else random_tangents(own, x0, probes)
 
     def clean(u, log_snr):
         t = process.time_of_log_snr(log_snr)
@@ -125,7 +128,7 @@ def fit_model_statistics(
     def linear_part(log_snr):
         _, derivative = jax.linearize(lambda u: clean(u, log_snr), at(log_snr))
         share = jax.lax.map(lambda v: jnp.mean(v * derivative(v), axis=0), vectors)
-        return 1 - (jnp.sum(share, 0) if trace == "exact" else jnp.mean(share, 0))
+        return 1 - (jnp.sum(share, 0) if exact else jnp.mean(share, 0))
 
     def moments(row):
         log_snr, l, dl = row  # noqa: E741
@@ -146,13 +149,3 @@ def fit_model_statistics(
     found = jax.jit(lambda rows: jax.lax.map(moments, rows))(rows)
     s, b = (np.asarray(part, np.float64) for part in found)
     return ModelStatistics(grid, l, s, b, signature(process))
-
-
-def _basis(x0):
-    basis = jnp.eye(x0[0].size, dtype=x0.dtype).reshape(-1, 1, *x0.shape[1:])
-    return jnp.broadcast_to(basis, (basis.shape[0], *x0.shape))
-
-
-def _probes(keys, x0, probes):
-    draw = jax.vmap(lambda key: jax.random.rademacher(key, x0.shape[1:], x0.dtype))
-    return jnp.stack([draw(fold_in(keys, i + 1)) for i in range(probes)])
