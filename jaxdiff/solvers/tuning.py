@@ -44,7 +44,7 @@ def tune(
       samples: reference paths.
       proposals: grids tried.
       updates: of Levenberg-Marquardt; each costs `nfe (nfe + 5) / 2` derivatives and some samples.
-      grid_only: keep the proposals' best solver and grid, without free coefficients.
+      grid_only: only the levels of the best proposal's grid are free; its coefficients stay the solver's.
       reference: the plan whose ends are to be reached; by default 256 steps of UniPC-3, which go further
         towards data than `t_min`, so that what noise is left there does not limit the result.
       condition: array or pytree of `(m, ...)` conditions that the paths take in turn, such as
@@ -80,11 +80,13 @@ def tune(
         (x[part], ends[:, part], jax.tree.map(lambda c, part=part: c[part], condition))
         for part in (slice(samples), slice(samples, None))
     )
-    plans = proposed(process, nfe, proposals, np.random.default_rng(seed_of(key)))
-    start = plans[int(np.argmin(scored(fit, plans, paths)))]
-    rows = start if grid_only else fit.descend(process, start, paths, check, updates)
+    pairs = proposed(process, nfe, proposals, np.random.default_rng(seed_of(key)))
+    plans = [solver.plan(process, on_levels(process, levels)) for solver, levels in pairs]
+    best = int(np.argmin(scored(fit, plans, paths)))
+    free = free_levels(process, *pairs[best]) if grid_only else free_table(process, plans[best])
+    rows = fit.descend(free, plans[best], paths, check, updates)
     errors = np.asarray(jax.jit(fit.errors)(numeric(rows), *check))
-    notes = {"error": f"{np.median(errors):.3g}", "kept": "start" if rows is start else "tuned"}
+    notes = {"error": f"{np.median(errors):.3g}", "kept": "start" if rows is plans[best] else "tuned"}
     notes = {name: str(value) for name, value in (notes | (about or {})).items()}
     return Tuned(rows, describe(process), tuple(shape), tuple(sorted(notes.items())))
 
@@ -102,17 +104,17 @@ def fine_plan(process, steps=256):
 
 
 def proposed(process, nfe, count, rng):
-    """Plans of strong solvers on grids in log-SNR: warps of its range, and random changes of them."""
+    """Strong solvers with levels of log-SNR: warps of its range, and random changes of them."""
     high, low = (float(level) for level in grids.log_snr_range(process))
     solvers = [unipc(2), unipc(3), dpmpp_multistep(2), dpmpp_multistep(3, lower_order_final=True)]
-    plans = []
+    pairs = []
     for i in range(count):
         first, last = max(low, rng.uniform(-5.0, -1.5)), min(high, rng.uniform(1.5, 4.5))
         u = np.linspace(0, 1, nfe) ** rng.uniform(0.6, 1.4)
         levels = first + (last - first) * u
         levels[1:] += 0.1 * (i % 3) * (last - first) / nfe * rng.normal(size=nfe - 1)
-        plans.append(solvers[i % len(solvers)].plan(process, on_levels(process, np.sort(levels))))
-    return plans
+        pairs.append((solvers[i % len(solvers)], np.sort(levels)))
+    return pairs
 
 
 def scored(fit, plans, paths, batch=32):
@@ -171,9 +173,13 @@ class Fit:
 
         return jax.jit(total)
 
-    def descend(self, process, start, paths, check, updates):
-        """The plan best on `check` on the way of Levenberg-Marquardt from `start` on `paths`; or `start`."""
-        size, table = free_table(process, start)
+    def descend(self, free, start, paths, check, updates):
+        """The plan best on `check` on the way of Levenberg-Marquardt from `start` on `paths`; or `start`.
+
+        Args:
+          free: how many numbers are free, and `change of them -> plan`.
+        """
+        size, table = free
         equations = self.normal_equations(table, size, paths)
         score = jax.jit(lambda change, *paths: self.objective(table(change), *paths))
 
@@ -201,6 +207,18 @@ class Fit:
             return start
         found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), table(single(best)))
         return found.replace(arrives=start.arrives)
+
+
+def free_levels(process, solver, levels):
+    """How many gaps between levels of a solver's grid are free, and `change of their logarithms -> plan`."""
+    gaps = jnp.asarray(np.maximum(np.diff(levels), 1e-3), jnp.float32)  # so that levels keep their order
+    first, last = jnp.full(1, process.t_max), jnp.zeros(1)
+
+    def table(change):
+        level = levels[0] + jnp.cumsum(gaps * jnp.exp(change))
+        return solver.plan(process, jnp.concatenate([first, process.time_of_log_snr(level), last]))
+
+    return len(levels) - 1, table
 
 
 def free_table(process, start):
