@@ -9,6 +9,7 @@ A network predicts `F = p x0 + q noise`; with `x = a x0 + c noise` this fixes `c
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -319,7 +320,7 @@ def denoiser(net, process, parameterization, y=None):
     Args:
       net: `net(x, c_noise) -> F`, pure; `c_noise` has the shape of `t`, `(batch,)` for a scalar `t`. It may
         look at `y` by closing over it.
-      process: the forward process of `x`.
+      process: the forward process of `x`; of a pytree every leaf follows it, at the same times.
       parameterization: what `F` means.
       y: the second endpoint, the shape of `x`, for processes that have one.
 
@@ -335,16 +336,23 @@ def denoiser(net, process, parameterization, y=None):
     _refuse_singular("denoiser", parameterization, process, process.t_max)
 
     def denoise(x, t):
-        if y is not None and np.shape(y) != np.shape(x):
-            raise ValueError(f"denoiser: expected y of x's shape {np.shape(x)}, got {np.shape(y)}")
-        wide = jnp.promote_types(x.dtype, jnp.float32)  # bfloat16 rounds times to two digits
-        t = t if np.ndim(t) else jnp.full(x.shape[:1], t, wide)
+        if y is not None and jax.tree.map(np.shape, y) != jax.tree.map(np.shape, x):
+            got = [jax.tree.map(np.shape, tree) for tree in (x, y)]
+            raise ValueError("denoiser: expected y of x's shape {}, got {}".format(*got))
+        first = jax.tree.leaves(x)[0]
+        wide = jnp.promote_types(first.dtype, jnp.float32)  # bfloat16 rounds times to two digits
+        t = t if np.ndim(t) else jnp.full(first.shape[:1], t, wide)
         k = parameterization.coefficients(process, t)
-        c_skip, c_out, c_in = (_match(c, x, "denoise") for c in k[:3])
-        output = check_output("denoiser", net(c_in * x, jnp.asarray(k.c_noise, wide)), x).astype(x.dtype)
-        output = parameterization.add_y(output, process, t, y, sign=-1)
-        z = x if y is None else x - _match(process.coefficients(t)[1], x, "denoise") * y
-        return c_skip * z + c_out * output
+        scaled = jax.tree.map(lambda x: _match(k.c_in, x, "denoise") * x, x)
+        output = check_output("denoiser", net(scaled, jnp.asarray(k.c_noise, wide)), x)
+
+        def clean(x, output, y=None):
+            c_skip, c_out = (_match(c, x, "denoise") for c in k[:2])
+            output = parameterization.add_y(output.astype(x.dtype), process, t, y, sign=-1)
+            z = x if y is None else x - _match(process.coefficients(t)[1], x, "denoise") * y
+            return c_skip * z + c_out * output
+
+        return jax.tree.map(clean, x, output, *(() if y is None else (y,)))
 
     return denoise
 

@@ -2,6 +2,7 @@
 
 import difflib
 
+import jax
 import numpy as np
 
 
@@ -49,11 +50,10 @@ def check_choice(where, name, value, choices):
 
 
 def check_output(where, output, x):
-    """A network's output, refused unless it has the shape of `x`: it would broadcast to a wrong result."""
-    if np.shape(output) != np.shape(x):
-        raise ValueError(
-            f"{where}: expected net(x, c_noise) to return x's shape {np.shape(x)}, got {np.shape(output)}"
-        )
+    """A network's output, refused unless it has the structure and shapes of `x`: it would broadcast."""
+    expected, got = (jax.tree.map(np.shape, tree) for tree in (x, output))
+    if expected != got:
+        raise ValueError(f"{where}: expected net(x, c_noise) to return x's shape {expected}, got {got}")
     return output
 
 

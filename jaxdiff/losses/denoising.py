@@ -18,7 +18,8 @@ def denoising(
     Args:
       net: `net(x, c_noise) -> F`, pure; `c_noise` is `(batch,)`.
       key: one key, or one key per example, `(batch,)`: an example's time and noise are its key's alone.
-      x0: clean data, `(batch, ...)`, floating.
+      x0: clean data, `(batch, ...)`, floating; of a pytree every leaf is noised at the same time, and the
+        mean is over all values. A time for each part is `jd.losses.joint`.
       process: forward process.
       parameterization: what `F` means.
       weighting: weight on the clean estimate's error, of `jd.weightings`; None weighs the output.
@@ -43,25 +44,35 @@ def denoising(
         raise ValueError(
             f"denoising: expected weighting to be a function such as jd.weightings.edm(), got {weighting!r}"
         )
-    if not hasattr(x0, "dtype"):
-        raise ValueError(
-            f"denoising: expected x0 to be one array (batch, ...), got a {type(x0).__name__}; stack lists "
-            "with jnp.stack, and train a product process with jd.losses.joint"
-        )
-    if jnp.ndim(x0) < 1 or not jnp.issubdtype(jnp.result_type(x0), jnp.floating):
-        raise ValueError(
-            "denoising: expected x0 to be a floating array (batch, ...), got "
-            f"{jnp.result_type(x0)} of shape {jnp.shape(x0)}; scale integer images to floats first"
-        )
-    x0 = jnp.asarray(x0, jnp.promote_types(jnp.result_type(x0), jnp.float32))
-    keys = batch_keys(key, x0.shape[0], "denoising")
+    x0 = jax.tree.map(_floating, x0)
+    sizes = [jnp.shape(leaf)[0] for leaf in jax.tree.leaves(x0)]
+    if len(set(sizes)) != 1:
+        raise ValueError(f"denoising: expected leaves of x0 with one batch axis, got lengths {sizes}")
+    keys = batch_keys(key, sizes[0], "denoising")
     t = times.draw(fold_in(keys, 0), process, strata)
     noise = process.noise(fold_in(keys, 1), x0) if noise is None else noise
     x_t = process.perturb(x0, noise, t, y)
     k = parameterization.coefficients(process, t)
-    output = check_output("denoising", net(match_dims(k.c_in, x0) * x_t, k.c_noise), x0)
-    error = jnp.square(output.astype(x0.dtype) - parameterization.target(process, x0, noise, t, y))
-    loss = jax.vmap(jnp.mean)(error)
+    scaled = jax.tree.map(lambda x: match_dims(k.c_in, x) * x, x_t)
+    output = check_output("denoising", net(scaled, k.c_noise), x0)
+
+    def squares(output, x0, noise, y=None):
+        error = output.astype(x0.dtype) - parameterization.target(process, x0, noise, t, y)
+        return jnp.square(error).reshape(len(error), -1)
+
+    errors = jax.tree.map(squares, output, x0, noise, *(() if y is None else (y,)))
+    loss = jnp.mean(jnp.concatenate(jax.tree.leaves(errors), axis=1), axis=1)
     if weighting is None:
         return loss
     return loss * weighting(process, t) * k.c_out**2
+
+
+def _floating(x0):
+    """A leaf of clean data in float32 or wider."""
+    if not hasattr(x0, "dtype") or jnp.ndim(x0) < 1 or not jnp.issubdtype(x0.dtype, jnp.floating):
+        got = f"{x0.dtype} of shape {jnp.shape(x0)}" if hasattr(x0, "dtype") else type(x0).__name__
+        raise ValueError(
+            f"denoising: expected x0 to be a floating array (batch, ...) or a pytree of them, got {got}; "
+            "scale integer images to floats first"
+        )
+    return jnp.asarray(x0, jnp.promote_types(x0.dtype, jnp.float32))

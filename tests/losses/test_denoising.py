@@ -97,16 +97,38 @@ def test_bfloat16_data_is_perturbed_in_float32():
     assert loss.dtype == jnp.float32
 
 
+def test_parts_of_a_pytree_share_their_times_and_the_mean_is_over_all_values():
+    process, parts = jd.processes.VP(), {"u": X0[:8, :2], "v": X0[:8, 2:, None]}
+    noise = jax.tree.map(jnp.cos, parts)
+
+    def whole(tree):
+        return jnp.concatenate([tree["u"], tree["v"][..., 0]], axis=1)
+
+    def net(x, c_noise):
+        return jax.tree.map(lambda x: jnp.sin(x) * c_noise.reshape(-1, *[1] * (x.ndim - 1)), x)
+
+    settings = dict(process=process, parameterization=P.edm())
+    got = jd.losses.denoising(net, jax.random.key(0), parts, noise=noise, **settings)
+    one = jd.losses.denoising(net, jax.random.key(0), whole(parts), noise=whole(noise), **settings)
+    np.testing.assert_allclose(got, one, rtol=1e-5)
+    clean = jd.denoiser(net, process, P.edm())(parts, 0.5)
+    alone = jd.denoiser(net, process, P.edm())(whole(parts), 0.5)
+    assert clean["v"].shape == (8, 1, 1)
+    np.testing.assert_allclose(whole(clean), alone, rtol=1e-5)
+
+
 def test_wrong_data():
     with pytest.raises(ValueError, match="expected x0 to be a floating array .* got uint8"):
         jd.losses.denoising(
             lambda x, c: x, jax.random.key(0), jnp.zeros((4, 2), jnp.uint8),
             process=jd.processes.VP(), parameterization=P.v(),
         )  # fmt: skip
-    with pytest.raises(ValueError, match="one array .*, got a dict; .*joint"):
-        jd.losses.denoising(
-            lambda x, c: x, jax.random.key(0), {"u": X0}, process=jd.processes.VP(), parameterization=P.v()
-        )
+    wrong = ([0.0, 1.0], "pytree of them, got float"), ({"u": X0, "v": X0[:3]}, "one batch axis")
+    for data, words in wrong:
+        with pytest.raises(ValueError, match=words):
+            jd.losses.denoising(
+                lambda x, c: x, jax.random.key(0), data, process=jd.processes.VP(), parameterization=P.v()
+            )
     for name, value in dict(process="VP", parameterization=P.v, times="uniform", weighting="edm").items():
         settings = dict(process=jd.processes.VP(), parameterization=P.v()) | {name: value}
         with pytest.raises(ValueError, match=f"denoising: expected {name} to be an? .* such as jd"):
