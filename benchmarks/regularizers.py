@@ -389,7 +389,7 @@ def main():
             for part in PARTS.values()
             if part.__doc__ in sections
         ]
-        RESULTS.write_text("# Regularisers, two or three seeds, a run each\n" + "".join(tables))
+        RESULTS.write_text("# Regularisers, two or three seeds\n" + "".join(tables))
 
 
 PARTS = {
