@@ -91,7 +91,7 @@ def sample(
 
 def _check_parts(denoise, process, solver):
     check_made("sample", "process", process, "endpoint", "jd.processes.VP()")
-    if not callable(denoise):
+    if not callable(denoise) and (denoise is not None or getattr(solver, "denoises", True)):
         raise ValueError(f"sample: expected denoise to be a function of (x, t), got {denoise!r}")
     if not hasattr(solver, "plan"):
         raise ValueError(

@@ -92,6 +92,7 @@ class FlowMap:
     """Steps `x_r = x_t - (t - r) u(x_t, t, r)` of an average velocity; made by `flow_map`."""
 
     net: Callable = static_field()
+    denoises = False  # `sample` takes None for the denoiser
 
     def plan(self, process, grid):
         """The times of a `(steps + 1,)` grid."""
@@ -113,6 +114,6 @@ class FlowMap:
 def flow_map(net):
     """Sampling with an average velocity `net(x, t, r) -> u`, in one step or a few; see `jd.losses.mean_flow`.
 
-    The denoiser given to `sample` is not looked at. Geng et al. (2025), arXiv:2505.13447, eq. 12.
+    `sample` takes None in the denoiser's place. Geng et al. (2025), arXiv:2505.13447, eq. 12.
     """
     return FlowMap(net)
