@@ -134,7 +134,8 @@ def test_an_error_in_a_reader_arrives_and_ends_the_threads(error):
 @pytest.mark.parametrize("end", ["signal", "error", "return"])
 def test_a_process_ends_at_once_while_threads_read(end):
     script = (
-        "import sys, time, numpy as np\n"
+        "import signal, sys, time, numpy as np\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from jaxdiff.data.arrays import Examples\n"
         "from jaxdiff.training.feed import make_feed\n"
         "class Slow:\n"
