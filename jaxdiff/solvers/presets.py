@@ -27,6 +27,10 @@ def default(process, nfe):
     them a target of `benchmarks/work_precision.py`). Otherwise UniPC-2 on powers of the step in log-SNR,
     with ends that depend on `nfe`.
 
+    Strong guidance is another matter: at scale 7.5 the fits are worse than published solvers at 5
+    evaluations, and at 8 and 10 a tenth of the samples of a 64-D mixture goes far astray while the median
+    is nearer; tune with the guided denoiser there, or take `dpmpp_multistep(2)`.
+
     Args:
       process: forward process.
       nfe: evaluations of the network, at least 1.
