@@ -62,6 +62,7 @@ def test_classes_exchange_only_within_themselves(method):
     assert cost(X0, out) < cost(X0, X1)
 
 
+@pytest.mark.slow
 def test_transport_straightens_the_flow():
     """The field that matches coupled pairs bends less: fewer Euler steps do."""
     points = jnp.array([[2.0, 0.0], [-2.0, 0.0]])

@@ -42,6 +42,7 @@ def test_published_grids():
     np.testing.assert_allclose(steps, steps[0], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_grid_can_be_learned_through_its_process():
     slope = jax.grad(lambda b: jd.grids.log_snr(jd.processes.VP(beta_max=b), 5)[2])(20.0)
     width = 1e-3

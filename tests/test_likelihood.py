@@ -10,6 +10,7 @@ MIXTURE = jd.testing.gaussian_mixture(
 )
 
 
+@pytest.mark.slow
 def test_the_density_of_a_mixture_within_a_hundredth_of_a_nat():
     """Every other process and estimator: processes/test_every_process.py."""
     process = jd.processes.VP()

@@ -13,6 +13,7 @@ def fresh_keys():
     return jax.random.split(jax.random.key(0), 40)
 
 
+@pytest.mark.slow
 def test_a_bitmap_counts_what_the_image_says_and_joins_strokes():
     levels = jnp.round(IMAGES[0, ..., 0] * 16)
     ink = np.asarray(bitmap(levels, 4))

@@ -86,6 +86,7 @@ def test_an_exact_classifier_gives_the_exact_conditional():
     ).all()
 
 
+@pytest.mark.slow
 def test_a_linear_loss_tilts_a_gaussian_exactly():
     """N(m, V) exp(-w . x) is N(m - V w, V)."""
     mean, variance, w = np.array([0.5, -0.2]), np.array([0.3, 0.8]), jnp.array([1.0, -0.5])

@@ -250,6 +250,7 @@ def test_residual_nce_finds_the_log_ratio():
     np.testing.assert_allclose(values, exact[jnp.array([0, 1, 1, 0])], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["absorbing", "uniform"])
 def test_the_autoregressive_energy_makes_bayes_rule_of_any_denoiser(name):
     """`mu exp(-E)` over all sequences is `p(x0 | x_t)`, also where noisy tokens are not masks."""

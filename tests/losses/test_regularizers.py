@@ -78,6 +78,7 @@ def test_context_is_a_set():
         R.context_prediction(true[:, :, :, :4], x)
 
 
+@pytest.mark.slow
 def test_corruption_of_conditions():
     embedding = jnp.zeros((4000, 16))
     for law, spread in (("normal", 1.0), ("uniform", 1 / np.sqrt(3))):

@@ -128,6 +128,7 @@ def test_published_halves_differ_where_the_paper_says():
         np.testing.assert_allclose(rows.base[1:, 2], c[2:] / c[1:-1] * corrected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_pndm_at_50_steps_beats_ddim_at_250(x64):
     process = jd.processes.VP()
     x = jax.random.normal(jax.random.key(0), (256, 2), jnp.float64)

@@ -112,6 +112,7 @@ def memory(n, gradient, save="final"):
     return compiled.memory_analysis().temp_size_in_bytes / (4 * 64 * 256)
 
 
+@pytest.mark.slow
 def test_memory_of_the_compiled_gradient():
     full, root = ([memory(n, g) for n in (63, 255)] for g in ("full", "checkpointed"))
     assert full[1] - full[0] > 2 * 192  # at least two arrays of each of the 192 further evaluations

@@ -70,6 +70,7 @@ def test_methods_of_one_evaluation_a_step_reach_their_order(problem):
         assert abs(found.slope - order) < 0.15, (name, found)
 
 
+@pytest.mark.slow
 def test_methods_of_two_evaluations_reach_second_order(problem):
     process, x, exact = problem
     denoise = TARGET.denoiser(process)

@@ -71,6 +71,7 @@ def test_teleport_beats_the_plain_start_at_few_steps():
         assert jumped < gain * plain, (type(process).__name__, jumped, plain)
 
 
+@pytest.mark.slow
 def test_gaussian_start_has_the_moments_of_noisy_data():
     """A schedule that ends too early leaves signal at t_max: the plain prior forgets it."""
     process, n = processes.VP(beta_max=5.0), 40_000

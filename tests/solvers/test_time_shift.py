@@ -52,6 +52,7 @@ def test_there_is_no_shift_at_the_start_nor_below_the_cutoff():
     assert found[2] < 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
 def test_noise_is_kept_where_that_is_asked(process):
     """With the shift known, the clean estimate is (x - c_t e(x, t_s)) / a_t."""

@@ -46,6 +46,7 @@ def test_a_tuned_solver_is_many_times_closer_on_fresh_noises(tuned):
     assert float(dict(tuned.about)["error"]) < 3 * median(tuned)
 
 
+@pytest.mark.slow
 def test_it_is_no_worse_than_the_default_on_another_target(tuned):
     assert median(tuned, OTHER) < median(S.default(VP, 6), OTHER)
 
@@ -78,6 +79,7 @@ def test_no_change_of_the_free_numbers_is_the_start():
     np.testing.assert_allclose(*out, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_file_is_exact_and_warns_elsewhere(tuned, tmp_path):
     tuned.save(tmp_path / "tuned.json")
     back = S.load(tmp_path / "tuned.json")

@@ -30,6 +30,7 @@ SAME = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
 def test_constant_mixtures_are_the_named_solvers(x64, process):
     grid = jd.grids.log_snr(process, 8)
@@ -47,6 +48,7 @@ def between(process, steps):
     return np.minimum(process.time_of_log_snr(np.linspace(-4.382, 4.0, steps + 1)), process.t_max)
 
 
+@pytest.mark.slow
 def test_wild_mixtures_keep_third_order(x64):
     """Kinds and correctors that alternate look back at points and estimates of the other kind."""
 

@@ -75,6 +75,7 @@ def test_orders_with_any_statistics(x64, corrector):
         assert corrector or found.slope < order + 0.35, (order, found)
 
 
+@pytest.mark.slow
 def test_statistics_of_a_gaussian_are_its_closed_form():
     """D is affine: l is its linear part, f = -l m does not vary, and one step is exact."""
     process, m, v = processes.RectifiedFlow(), np.array([0.7, -0.4]), np.array([0.3, 0.05])
@@ -147,6 +148,7 @@ def test_pseudo_orders_are_powers_of_divided_differences():
         np.testing.assert_allclose(rows.base[i, 2:5, 0], -taken * expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_fitted_statistics_help_at_few_evaluations(tmp_path):
     process = processes.VP()
     denoise = TARGET.denoiser(process)

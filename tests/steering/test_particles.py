@@ -157,6 +157,7 @@ def test_value_decoding_tends_to_the_tilted_weight(proposals, low, high):
     np.testing.assert_allclose(x[x > 0].mean(), 1.0, atol=0.1)
 
 
+@pytest.mark.slow
 def test_rollover_spends_what_it_has_and_beats_as_many_samples():
     keys = jax.random.split(jax.random.key(0), 300)
     dim2 = lambda x0: x0[:, 0]  # noqa: E731
@@ -198,6 +199,7 @@ def test_search_over_noises():
     assert path.reward.mean() > ST.best_of_n(keys, sampler, goal, (1,), 4).reward.mean()
 
 
+@pytest.mark.slow
 def test_a_flow_under_another_process_keeps_its_law():
     flow = jd.processes.RectifiedFlow()
     changed = ST.change_process(TARGET.denoiser(flow), flow, VP)
