@@ -16,19 +16,20 @@ def contrastive(
 ):  # fmt: skip
     """The bound plus a contrastive term: the condition that makes x0 likely has to make negatives unlikely.
 
-        L_vb(x0) + weight L,    L = -log(exp(-l_0) / sum_j exp(-l_j))     InfoNCE (eq. 4), j = 0 is x0
-                                L = l_0 - mean_(j > 0) l_j                as published (eq. 5 and 6)
+        L_vb(x0) + weight L,    L = -log(exp(-l_0) / sum_j exp(-l_j))     InfoNCE, j = 0 is x0
+                                L = l_0 - mean_(j > 0) l_j                as published
 
     at one random time, with L_vb the integrand of `elbo` and l_j an estimate of `-log p(x_j | condition)` in
-    nats per token. "step", step-wise parallel diffusion (eq. 5), takes L_vb itself: every negative has a
+    nats per token. "step", step-wise parallel diffusion, takes L_vb itself: every negative has a
     diffusion process of its own beside that of x0, at its time and with its noise, and enters the bound as
-    `-L_vb(negative)`; m + 1 evaluations. "sample", sample-wise auxiliary diffusion (eq. 6), has the process
+    `-L_vb(negative)`; m + 1 evaluations. "sample", sample-wise auxiliary diffusion, has the process
     of x0 alone: l_j is the auxiliary cross-entropy `-log p(x_j | x_t, condition)` of the tokens that x_t
     leaves open; one evaluation.
 
     The published form, which drops p(x_j) from the density ratios, is (m + 1) / m times the first order of
     InfoNCE in l and has no lower bound: it needs a small weight (theirs is 5e-5 per example, so times the
-    number of tokens here). Zhu et al. (2023), arXiv:2206.07771.
+    number of tokens here). Zhu et al. (2023), arXiv:2206.07771; their code scores a step's
+    negatives on the noisy tokens of x0 itself.
 
     Args:
       net: `net(tokens, c_noise) -> logits`, closed over the condition of `x0`.
