@@ -57,7 +57,8 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/binary_digits"))
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     arguments = parser.parse_args()
-    steps, times = (4, 2) if arguments.smoke else (arguments.steps, 64)
+    steps, times, count = (4, 2, 32) if arguments.smoke else (arguments.steps, 64, 600)
+    size = {"channels": (8,)} if arguments.smoke else {}
 
     data = jd.data.load("digits")
     bits = {
@@ -72,16 +73,16 @@ def main():
     pictures = [bits["held out"][:25]]
     for name, process in processes.items():
         model = jd.models.build(
-            "UNet-XS", sample_shape=(SIDE, SIDE, 2), attention_resolutions=(), dropout=0.1
+            "UNet-XS", sample_shape=(SIDE, SIDE, 2), attention_resolutions=(), dropout=0.1, **size
         )
         net = train(model, process, bits["train"], steps)
+        bound = jax.jit(
+            lambda x, net=net, process=process: jd.likelihood.token_bound(
+                jax.random.key(1), net, process, x, samples=times
+            )
+        )
         for part, x in bits.items():
-            bound = jax.jit(
-                lambda x, net=net, process=process: jd.likelihood.token_bound(
-                    jax.random.key(1), net, process, x, samples=times
-                )
-            )(x[:600])
-            rows[f"{name}, {part}"] = float(jd.likelihood.bits_per_token(bound, LENGTH).mean())
+            rows[f"{name}, {part}"] = float(jd.likelihood.bits_per_token(bound(x[:count]), LENGTH).mean())
         denoise = jd.solvers.discrete.denoiser(net, process)
         grid = jd.grids.cosine(process, 8 if arguments.smoke else 128)
         pictures.append(np.asarray(jax.jit(

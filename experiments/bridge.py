@@ -41,6 +41,7 @@ def main():
     y = outline(truth)
     (own, covariance), (_, other) = np.cov(train.ravel(), outline(train).ravel()).tolist()
     kind = jd.parameterizations.bridge(own**0.5, other**0.5, covariance, given_y=True)
+    steps, draws, size = (4, 1, {"channels": (8,)}) if arguments.smoke else (arguments.steps, DRAWS, {})
     pictures = {}
 
     def show(name, x):
@@ -52,10 +53,10 @@ def main():
     show("outline", y)
     show("linear map", linear(train, y))
     for name, process in list(BRIDGES.items())[: 1 if arguments.smoke else 3]:
-        denoiser = trained(train, process, kind, 4 if arguments.smoke else arguments.steps)
-        draws = translate(denoiser, process, y, 1 if arguments.smoke else DRAWS)
-        show(name, draws[0])
-        show(f"{name}, mean of {len(draws)}", draws.mean(0))
+        denoiser = trained(train, process, kind, steps, size)
+        x = translate(denoiser, process, y, draws)
+        show(name, x[0])
+        show(f"{name}, mean of {draws}", x.mean(0))
     show("the digits themselves", truth)
     print(f"{'other real digits':60}{measured(data, train[: len(truth)])[2]:12.3f}")
     if arguments.out is not None:
@@ -80,9 +81,10 @@ def linear(train, y):
     return fit.predict(y.reshape(len(y), -1)).reshape(y.shape)
 
 
-def trained(x, process, parameterization, steps):
+def trained(x, process, parameterization, steps, size):
     """`denoiser(y)`: of a network that sees the outline beside the point on its way."""
-    model = jd.models.build("UNet-XS", sample_shape=(8, 8, 2), attention_resolutions=(), dropout=0.1)
+    fields = {"attention_resolutions": (), "dropout": 0.1, **size}
+    model = jd.models.build("UNet-XS", sample_shape=(8, 8, 2), **fields)
 
     def beside(params, y, keys=None):
         def net(x, c_noise):

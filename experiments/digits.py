@@ -21,7 +21,8 @@ def main():
     parser.add_argument("--out", default="runs/digits-experiment", help="log, checkpoints; continues a run")
     parser.add_argument("--smoke", action="store_true", help="a few steps into no directory")
     arguments = parser.parse_args()
-    steps = 4 if arguments.smoke else arguments.steps
+    steps, count, draws = (4, 60, 1) if arguments.smoke else (arguments.steps, None, 5)
+    size = {"channels": (8,)} if arguments.smoke else {}
 
     # 1. Data: 8 x 8 images, on a scale with mean 0 and standard deviation 1/2.
     data = jd.data.load("digits")
@@ -43,6 +44,7 @@ def main():
         vector_size=augment.vector_size,
         attention_resolutions=(),
         dropout=0.15,
+        **size,
     )
     blank = {"label": jnp.zeros(1, int), "vector": jnp.zeros((1, 6))}
     init = jax.jit(lambda key: model.init(key, jnp.zeros((1, *data.shape)), jnp.zeros(1), blank))
@@ -83,11 +85,11 @@ def main():
         denoise = jd.denoiser(net, process, parameterization)
         return jd.sample(keys, denoise, process, solver, grid, shape=data.shape)
 
-    wanted = data.held_out["label"]
+    wanted = data.held_out["label"][:count]
     samples = data.from_model(np.asarray(draw(jax.random.split(jax.random.key(1), len(wanted)), wanted)))
 
     # 6. Honest numbers.
-    print(jd.metrics.table(jd.metrics.evaluate(data, samples, wanted)))
+    print(jd.metrics.table(jd.metrics.evaluate(data, samples, wanted, draws=draws)))
     if not arguments.smoke:
         jd.training.save_picture(f"{arguments.out}/samples.png", samples[:100], wanted[:100])
         print(f"picture in {arguments.out}/samples.png")

@@ -29,12 +29,12 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=None, help="folder for the picture")
     parser.add_argument("--smoke", action="store_true", help="a few steps")
     arguments = parser.parse_args()
-    steps, count = (4, 16) if arguments.smoke else (arguments.steps, 200)
+    steps, count, size = (4, 16, {"channels": (8,)}) if arguments.smoke else (arguments.steps, 200, {})
 
     data = jd.data.load("digits")
     process = jd.processes.EDM(t_min=0.05, t_max=30.0)
     parameterization = jd.parameterizations.edm(sigma_data=data.sigma_data)
-    params, denoise = trained(data, process, parameterization, steps)
+    params, denoise = trained(data, process, parameterization, steps, size)
     x0 = jnp.asarray(data.to_model(data.held_out["x"][:count]))
     label = jnp.asarray(data.held_out["label"][:count])
 
@@ -42,7 +42,7 @@ def main():
     def edit(method, params, wanted):
         return run(method, functools.partial(denoise, params), process, x0, label, wanted)
 
-    judge = jd.metrics.train_classifier(data.train["x"], data.train["label"])
+    judge = jd.metrics.feature_classifier(data.train["x"], data.train["label"])
 
     print(f"{'':16}{'reconstruction':>16}{'wanted digit':>16}{'distance':>12}")
     pictures = {}
@@ -57,9 +57,10 @@ def main():
         picture(arguments.out, data, x0, pictures)
 
 
-def trained(data, process, parameterization, steps):
+def trained(data, process, parameterization, steps, size):
     """Parameters and `denoise(params, x, t, label)` of a U-Net trained on the training split."""
-    model = jd.models.build("UNet-XS", sample_shape=data.shape, num_classes=10, attention_resolutions=())
+    fields = {"num_classes": 10, "attention_resolutions": (), **size}
+    model = jd.models.build("UNet-XS", sample_shape=data.shape, **fields)
     blank = {"label": jnp.zeros(1, int)}
     params = jd.training.init_params(model, jax.random.key(0), data.shape, blank)
     times = jd.times.log_normal(mean=-1.2, std=1.2)

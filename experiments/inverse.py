@@ -32,11 +32,11 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=None, help="folder for the picture")
     parser.add_argument("--smoke", action="store_true", help="a few steps")
     arguments = parser.parse_args()
-    steps, count = (4, 4) if arguments.smoke else (arguments.steps, 12)
+    steps, count, size = (4, 4, {"channels": (8,)}) if arguments.smoke else (arguments.steps, 12, {})
 
     data = jd.data.load("digits")
     process = jd.processes.EDM(t_min=0.02, t_max=30.0)
-    denoise = trained(data, process, steps)
+    denoise = trained(data, process, steps, size)
     truth = jnp.asarray(data.to_model(data.held_out["x"][:count]))
     grid = jd.grids.karras(process, 4 if arguments.smoke else 25)
 
@@ -88,9 +88,10 @@ def psnr(x, truth):
     return float(-10 * jnp.log10(jnp.mean((x - truth) ** 2) / peak**2))
 
 
-def trained(data, process, steps):
+def trained(data, process, steps, size):
     """The denoiser of a small U-Net, trained as in experiments/digits.py without labels."""
-    model = jd.models.build("UNet-XS", sample_shape=data.shape, dropout=0.1, attention_resolutions=())
+    fields = {"dropout": 0.1, "attention_resolutions": (), **size}
+    model = jd.models.build("UNet-XS", sample_shape=data.shape, **fields)
     parameterization = jd.parameterizations.edm(sigma_data=data.sigma_data)
     params = jd.training.init_params(model, jax.random.key(0), data.shape)
     loss = jd.training.denoising_objective(

@@ -32,8 +32,9 @@ def main():
     parser.add_argument("--smoke", action="store_true", help="a few steps")
     arguments = parser.parse_args()
     data = jd.data.load("digits")
-    denoise = trained(data, 20 if arguments.smoke else arguments.steps)
-    held_out = {name: rows[: 60 if arguments.smoke else None] for name, rows in data.held_out.items()}
+    steps, count, size = (4, 60, {"channels": (8,)}) if arguments.smoke else (arguments.steps, None, {})
+    denoise = trained(data, steps, size)
+    held_out = {name: rows[:count] for name, rows in data.held_out.items()}
     truth = encoded(data.to_model(held_out["x"]), held_out["label"])
     keys = jax.random.split(jax.random.key(1), len(truth["label"]))
 
@@ -71,10 +72,10 @@ def encoded(image, label):
     return {"image": 2 * jnp.asarray(image), "label": 2 * jax.nn.one_hot(label, 10) - 1}
 
 
-def trained(data, steps):
+def trained(data, steps, size):
     """`denoise(x, t)` over dicts of image and label."""
     model = jd.models.build(
-        "UNet-XS", sample_shape=(8, 8, 11), vector_size=8, attention_resolutions=(), dropout=0.15
+        "UNet-XS", sample_shape=(8, 8, 11), vector_size=8, attention_resolutions=(), dropout=0.15, **size
     )
 
     def net(params, x, c_noise, keys=None):

@@ -36,7 +36,8 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=None, help="folder for the picture")
     parser.add_argument("--smoke", action="store_true", help="a few steps, small images")
     arguments = parser.parse_args()
-    train, held_out = photos(16 if arguments.smoke else 64)
+    train, held_out = photos(16, 100) if arguments.smoke else photos(64, 8000)
+    size = {"channels": (8,)} if arguments.smoke else {}
     y, truth = both(jax.random.key(1), held_out), jnp.concatenate([held_out["x"]] * 2)
     some = {name: value[:1000] for name, value in train.items()}
     known = both(jax.random.key(2), some)
@@ -47,16 +48,15 @@ def main():
     (data, covariance), (_, end) = np.cov(np.tile(some["x"].ravel(), 2), known.ravel()).tolist()
     kind = jd.parameterizations.bridge(data**0.5, end**0.5, covariance, given_y=True)
     for name in list(PROCESSES)[: 1 if arguments.smoke else 2]:
-        net = trained(train, PROCESSES[name], kind, 4 if arguments.smoke else arguments.steps)
+        net = trained(train, PROCESSES[name], kind, 4 if arguments.smoke else arguments.steps, size)
         for title, (steps, solver, draws) in list(RUNS.items())[:: 2 if arguments.smoke else 1]:
-            restored = restore(net, PROCESSES[name], kind, solver, steps, y, draws)
-            report(f"{name}, {title}", truth, restored)
-            pictures[f"{name}, {title}"] = restored
+            x = pictures[f"{name}, {title}"] = restore(net, PROCESSES[name], kind, solver, steps, y, draws)
+            report(f"{name}, {title}", truth, x)
     if arguments.out is not None:
         save(arguments.out, pictures)
 
 
-def photos(side, count=8000):
+def photos(side, count):
     """Patches of both photographs, and squares of an upright stripe between those, in [-1, 1]."""
     from sklearn.datasets import load_sample_images
 
@@ -95,9 +95,9 @@ def wiener(x, known, y, size=7):
     return jnp.asarray(np.concatenate(list(map(restored, np.split(known, 2), np.split(y, 2)))), y.dtype)
 
 
-def trained(images, process, parameterization, steps):
+def trained(images, process, parameterization, steps, size):
     """`net(y) -> (x, c_noise) -> F`, trained on patches degraded anew in every step."""
-    model = jd.models.build("UNet-XS", sample_shape=(SIDE, SIDE, 6), attention_resolutions=())
+    model = jd.models.build("UNet-XS", sample_shape=(SIDE, SIDE, 6), attention_resolutions=(), **size)
 
     def beside(params, y):
         return lambda x, c: model.apply({"params": params}, jnp.concatenate([x, y], -1), c)[..., :3]

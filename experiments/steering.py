@@ -25,7 +25,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--out", type=pathlib.Path, default=None, help="folder for the picture")
 parser.add_argument("--smoke", action="store_true", help="a few steps, to see that everything runs")
 args = parser.parse_args()
-TRAIN, SAMPLES = (30, 32) if args.smoke else (4000, 512)
+TRAIN, SAMPLES, COUNTS = (30, 32, (2, 4)) if args.smoke else (4000, 512, (2, 4, 8, 16))
 
 process, flow = jd.processes.VP(), jd.processes.RectifiedFlow()
 angles = np.arange(8) * np.pi / 4
@@ -95,7 +95,7 @@ def search(find):
 
 start = jax.random.normal(jax.random.key(2), (SAMPLES, 2))
 curves = collections.defaultdict(list)
-for n in (2, 4, 8, 16):
+for n in COUNTS:
     half = n // 2
     found = {
         "more steps": draw(stochastic, jd.grids.log_snr(process, n * steps)),
@@ -117,7 +117,7 @@ for n in (2, 4, 8, 16):
         curves[name].append((n, x))
 
 print(f"mean reward, and share on the data, by evaluations per sample (in units of {steps})")
-print(f"{'':16}" + "".join(f"{n:>16}" for n in (2, 4, 8, 16)))
+print(f"{'':16}" + "".join(f"{n:>16}" for n in COUNTS))
 for name, curve in curves.items():
     cells = []
     for _, x in curve:

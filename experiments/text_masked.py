@@ -96,7 +96,7 @@ def main():
     size = {"width": 32, "depth": 1} if arguments.smoke else {"width": 64, "heads": 2}
 
     characters, x, held_out = windows(16)
-    held_out = held_out[: 32 if arguments.smoke else 512]
+    x, held_out = (x[:512], held_out[:32]) if arguments.smoke else (x, held_out[:512])
     process = jd.processes.absorbing(len(characters))
 
     def network(**fields):

@@ -10,7 +10,6 @@ import argparse
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
@@ -24,13 +23,13 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/toy2d"))
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     arguments = parser.parse_args()
-    steps, samples = (20, 200) if arguments.smoke else (arguments.steps, 5000)
+    steps, samples, draws = (20, 200, 1) if arguments.smoke else (arguments.steps, 5000, 5)
 
     data = jd.data.load(arguments.data)
     model = jd.models.build("MLP-S", sample_shape=data.shape, width=64)
     process, parameterization = jd.processes.RectifiedFlow(), jd.parameterizations.velocity()
 
-    params = model.init(jax.random.key(0), jnp.zeros((1, *data.shape)), jnp.zeros(1))["params"]
+    params = jd.training.init_params(model, jax.random.key(0), data.shape)
     loss = jd.training.denoising_objective(model, process, parameterization)
     rates = jd.training.learning_rates(VECTORS["learning_rate"], steps, warmup=min(50, steps - 1))
     state = jd.training.fit(
@@ -52,7 +51,7 @@ def main():
         return jd.sample(keys, denoise, process, jd.solvers.heun(), grid, shape=data.shape, save="all")
 
     path = data.from_model(np.asarray(paths(jax.random.split(jax.random.key(1), samples))))
-    print(jd.metrics.table(jd.metrics.evaluate(data, path[-1])))
+    print(jd.metrics.table(jd.metrics.evaluate(data, path[-1], draws=draws)))
     print(f"picture in {picture(arguments.out, arguments.data, path, data)}")
 
 
