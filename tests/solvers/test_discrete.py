@@ -52,7 +52,7 @@ def law_is_exact(process, solver, grid=None, evaluations=None, **options):
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 def test_ancestral_sampling_has_the_exact_law(process):
     options = {} if process is PROCESSES["per token"] else SOME
-    law_is_exact(process, discrete.ancestral(), grids.uniform(process, 128), 128, **options)
+    law_is_exact(process, discrete.ancestral(), grids.uniform(process, 64), 64, **options)
 
 
 @pytest.mark.parametrize("process", [
@@ -94,7 +94,7 @@ def test_first_hitting_and_ancestral_agree_in_law_on_twelve_tokens():
     slow, _ = draw(
         process,
         discrete.ancestral(cache=True),
-        grids.uniform(process, 400),
+        grids.uniform(process, 200),
         n=4000,
         target=target,
         denoise=net,
@@ -196,9 +196,9 @@ def test_first_hitting_is_ten_times_faster_than_a_thousand_ancestral_steps():
         return jnp.tanh(weights[0][x]) @ weights[1]
 
     def seconds(solver, grid):
+        keys = jax.random.split(jax.random.key(0), 4)
         walk = jax.jit(lambda keys: jd.sample(keys, net, process, solver, grid, shape=(64,)))
-        keys = jax.random.split(jax.random.key(0), 8)
-        walk(keys).block_until_ready()
+        walk = walk.lower(keys).compile()
         start = time.perf_counter()
         walk(keys).block_until_ready()
         return time.perf_counter() - start
@@ -227,18 +227,15 @@ def test_energies_bring_few_steps_to_the_joint_law():
 
 @pytest.mark.slow
 def test_strided_sampling_of_a_finite_process():
-    """25 of 100 steps of mask and replace are near all of them."""
+    """25 steps of mask and replace are near the 64 that have the exact law."""
     process = PROCESSES["mask and replace"]
-    distances = {}
-    for steps in (25, 100):
-        x, _ = draw(process, discrete.ancestral(), grids.uniform(process, steps), **SOME)
-        distances[steps] = PAIR.total_variation(x)
-    assert distances[100] < 0.02 and distances[25] < 0.05
+    x, _ = draw(process, discrete.ancestral(), grids.uniform(process, 25), **SOME)
+    assert PAIR.total_variation(x) < 0.05
 
 
 @pytest.mark.parametrize("solver, grid", [
     (discrete.first_hitting(3), None),
-    pytest.param(discrete.ancestral(), grids.uniform(ABSORBING, 100), marks=pytest.mark.slow),
+    pytest.param(discrete.ancestral(), grids.uniform(ABSORBING, 50), marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_infilling_is_the_conditional_law(solver, grid):
     start = jnp.tile(jnp.array([[3, 1, 3]]), (N, 1))
@@ -253,14 +250,14 @@ def test_clamping_holds_tokens_of_any_process():
     process = PROCESSES["uniform"]
     tokens, known = np.array([[0, 1, 0]]), np.array([[False, True, False]])
     solver = discrete.clamped(discrete.ancestral(), tokens, known)
-    x, _ = draw(process, solver, grids.uniform(process, 100), n=6000)
+    x, _ = draw(process, solver, grids.uniform(process, 50), n=6000)
     assert (x[:, 1] == 1).all()
     table = TARGET.probabilities.reshape(3, 3, 3) * np.array([0, 1, 0]).reshape(1, 3, 1)
     conditional, alone = testing.joint(table), TARGET.probabilities.reshape(3, 3, 3).sum(1)
     unaware = 0.5 * np.abs(table.sum(1) / table.sum() - alone).sum()
     assert conditional.total_variation(x) < 0.7 * unaware
     held = discrete.clamped(discrete.ancestral(), tokens, known)
-    masked, _ = draw(ABSORBING, held, grids.uniform(ABSORBING, 100), n=12000)
+    masked, _ = draw(ABSORBING, held, grids.uniform(ABSORBING, 50), n=12000)
     assert conditional.total_variation(masked) < 0.02
 
 
