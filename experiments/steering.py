@@ -25,7 +25,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--out", type=pathlib.Path, default=None, help="folder for the picture")
 parser.add_argument("--smoke", action="store_true", help="a few steps, to see that everything runs")
 args = parser.parse_args()
-TRAIN, SAMPLES, COUNTS = (30, 32, (2, 4)) if args.smoke else (4000, 512, (2, 4, 8, 16))
+TRAIN, SAMPLES, COUNTS = (30, 32, (4,)) if args.smoke else (4000, 512, (2, 4, 8, 16))
 
 process, flow = jd.processes.VP(), jd.processes.RectifiedFlow()
 angles = np.arange(8) * np.pi / 4

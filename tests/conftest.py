@@ -1,8 +1,12 @@
 """Settings that every test runs under; they have to stand before jax starts its backend."""
 
 import importlib.metadata
+import json
 import os
 import pathlib
+import select
+import subprocess
+import sys
 import tempfile
 
 # Eight CPU devices deadlock on two cores unless XLA's thread pool is larger than they are many.
@@ -34,6 +38,63 @@ jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+class Fork:
+    """A program that runs in a fork of `warm.py`; the methods are those of a `subprocess.Popen`."""
+
+    def __init__(self, server, words, folder):
+        self._server, self._out, self._error = server, folder / "out", folder / "error"
+        order = {"words": [str(word) for word in words], "out": str(self._out), "error": str(self._error)}
+        server.stdin.write(json.dumps(order).encode() + b"\n")
+        self.pid, self.returncode = int(server.stdout.readline()), None
+
+    def poll(self, timeout=0):
+        if self.returncode is None and select.select([self._server.stdout], [], [], timeout)[0]:
+            self.returncode = int(self._server.stdout.readline())
+        return self.returncode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def communicate(self, timeout):
+        """What it has printed on both streams, once it has ended; killed after `timeout` seconds."""
+        if self.poll(timeout) is None:
+            self.send_signal(9)
+            pytest.fail(f"not ended after {timeout} s: {self._error.read_text()[-2000:]}")
+        return self._out.read_text(), self._error.read_text()
+
+
+@pytest.fixture(scope="session")
+def one_device():
+    """The environment of a process that sees one device, as users' processes do."""
+    flags = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
+    return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+@pytest.fixture(scope="module")
+def forked(one_device, tmp_path_factory):
+    """`start(words)`: a program as behind `python`, one after the other, whose imports are done.
+
+    The first call says which they are, and what the environment of all has beside that of `one_device`.
+    """
+    servers = []
+
+    def start(words, modules=(), **environment):
+        if not servers:
+            command = [sys.executable, str(pathlib.Path(__file__).with_name("warm.py")), *modules]
+            alone = {"OPENBLAS_NUM_THREADS": "1"}  # a fork has no other threads
+            servers.append(subprocess.Popen(
+                command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                env=one_device | alone | environment,
+            ))  # fmt: skip
+        return Fork(servers[0], words, tmp_path_factory.mktemp("fork"))
+
+    yield start
+    for server in servers:
+        server.stdin.close()
+        server.wait(60)
 
 
 @pytest.fixture

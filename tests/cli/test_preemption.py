@@ -1,7 +1,7 @@
 """Twenty kills in one run, by the command line alone: it ends with the bits of a run that nothing stopped."""
 
+import functools
 import json
-import os
 import random
 import re
 import signal
@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from jaxdiff.training import fingerprint, restore
+
 KILLS = (["kill", "term", "save", "kill", "term", "save", "start"] * 3)[:20]
 STEPS, EVERY = 500, 10
 LIMIT = 300  # seconds of one process, on the busiest of machines
@@ -18,27 +20,21 @@ COMMAND = (
     f"-m jaxdiff train --data moons --steps {STEPS} --batch-size 16 --checkpoint-every {EVERY} --log-every 1 "
     "--no-evaluate --ema 50 power:0.1 --model MLP-S(width=8,depth=1) --out"
 )
+IMPORTS = "jaxdiff.cli.commands", "jaxdiff.cli.again", "orbax.checkpoint"
 
 
 class Life:
-    """One process of the run, from its start to its end."""
+    """One process of the run, from its start to its end; `start(words)` makes it."""
 
-    def __init__(self, out, cache):
+    def __init__(self, start, out):
         self.out, self.begin, self.log = out, time.monotonic(), out / "log.jsonl"
         self.before = self.log.stat().st_mtime_ns if self.log.exists() else 0
-        environment = os.environ | {
-            "XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(sys.path), "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, *COMMAND.split(), str(out)], env=environment, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True,
-        )
+        self.process = start([*COMMAND.split(), str(out)])
 
     def wait_for(self, happened):
         while self.process.poll() is None and not happened():
             if time.monotonic() - self.begin > LIMIT:
-                self.process.kill()
+                self.process.send_signal(signal.SIGKILL)
                 pytest.fail("it does not get there")
             time.sleep(0.0005)
 
@@ -79,35 +75,37 @@ def shot(life, kind, chance):
     return ended, any(checkpoints.glob("*.orbax-checkpoint-tmp"))
 
 
-def inspected(out):
-    command = [sys.executable, "-m", "jaxdiff", "inspect", str(out)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120).stdout
-    return re.findall(r"^(?:step|sha256) +(\w+)$", said, re.M)
+@pytest.fixture
+def start(forked, tmp_path):
+    """Starts a life in a fork of a process that has its imports done."""
+    return functools.partial(
+        forked, modules=IMPORTS, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "cache"),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+    )  # fmt: skip
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_no_bit(tmp_path):
-    cache, chance, torn, last = tmp_path / "cache", random.Random(0), 0, 0
-    whole = Life(tmp_path / "whole", cache).end()
-    assert whole[0] == 0, whole
-    out = tmp_path / "run"
+def test_twenty_kills_change_no_bit(start, one_device, tmp_path):
+    chance, torn, last = random.Random(0), 0, 0
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    command = [sys.executable, *COMMAND.split(), str(whole)]  # no fork: it imports, and hashes, by itself
+    subprocess.run(command, env=one_device, check=True, capture_output=True, timeout=LIMIT)
     for kind in KILLS:
-        (code, step, error), torso = shot(Life(out, cache), kind, chance)
+        (code, step, error), torso = shot(Life(start, out), kind, chance)
         assert code == (143 if kind == "term" else -signal.SIGKILL), (kind, code, error)
         assert kind != "term" or "stopped by SIGTERM at step" in error
         if step is not None:  # it got as far as to say so
             assert step >= last, "a checkpoint that was whole has been lost"
             last = step
         torn += torso
-    code, step, error = Life(out, cache).end()
+    code, step, error = Life(start, out).end()
     assert code == 0 and last <= step < STEPS, error
     assert torn >= 2, "some saves were cut off in the middle"
-    sha256 = inspected(out)
-    assert sha256[0] == str(STEPS) and sha256 == inspected(tmp_path / "whole")
+    (step, fields), (end, expected) = (restore(run / "checkpoints") for run in (out, whole))
+    assert step == end == STEPS and fingerprint(fields) == fingerprint(expected)
     logs = [
         [line for line in map(json.loads, (run / "log.jsonl").open()) if "loss" in line]
-        for run in (out, tmp_path / "whole")
+        for run in (out, whole)
     ]
     assert [(line["step"], line["loss"]) for line in logs[0]] == [
         (line["step"], line["loss"]) for line in logs[1]
