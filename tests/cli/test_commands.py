@@ -1,5 +1,6 @@
 """The commands end to end, on forty labelled points and a network that compiles in a second."""
 
+import functools
 import json
 import os
 import re
@@ -16,8 +17,18 @@ import jaxdiff as jd
 from jaxdiff.cli import main
 from jaxdiff.cli.defaults import VECTORS
 from jaxdiff.interop import load_safetensors
+from jaxdiff.metrics import report
 from jaxdiff.solvers.tuned import describe
 from jaxdiff.training import fingerprint, read_log, restore
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thin_forests():
+    """A table takes three thousand trees, at which no test here looks; the experiments grow them whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        thin = functools.partial(report.classifier_two_sample, trees=2)
+        patch.setattr(report, "classifier_two_sample", thin)
+        yield
 
 
 @pytest.fixture(scope="module")
