@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 
 # Eight CPU devices deadlock on two cores unless XLA's thread pool is larger than they are many.
 os.environ["NPROC"] = "32"
@@ -46,6 +47,8 @@ class Fork:
     def __init__(self, server, words, folder):
         self._server, self._out, self._error = server, folder / "out", folder / "error"
         order = {"words": [str(word) for word in words], "out": str(self._out), "error": str(self._error)}
+        self._out.touch()
+        self._error.touch()
         server.stdin.write(json.dumps(order).encode() + b"\n")
         self.pid, self.returncode = int(server.stdout.readline()), None
 
@@ -57,6 +60,13 @@ class Fork:
     def send_signal(self, number):
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def until(self, line, timeout=120):
+        """Waits until it has printed a line."""
+        end = time.monotonic() + timeout
+        while line not in self._out.read_text().splitlines():
+            assert self.poll() is None and time.monotonic() < end, self._error.read_text()
+            time.sleep(0.01)
 
     def communicate(self, timeout):
         """What it has printed on both streams, once it has ended; killed after `timeout` seconds."""

@@ -22,7 +22,7 @@ def test_a_step_that_blew_up_is_replayed(tmp_path, capsys):
     command = [
         "train", "--data", "moons", "--out", str(run), "--steps", "40", "--learning-rate", "1e30",
         "--clip", "0", "--warmup", "0", "--batch-size", "8", "--no-evaluate", "--model",
-        "MLP-S(width=8)",
+        "MLP-S(width=8, depth=1)",
     ]
     assert main(command) == 1
     (record,) = run.glob("nonfinite-*.json")
@@ -58,8 +58,8 @@ def test_a_skipped_step_is_replayed_from_the_checkpoint_before_it(tmp_path, caps
     run = tmp_path / "run"
     command = [
         "train", "--data", f"npz:{tmp_path}/points.npz", "--out", str(run), "--steps", "20", "--batch-size",
-        "8", "--no-evaluate", "--model", "MLP-S(width=8)", "--nonfinite", "skip", "--checkpoint-every", "2",
-        "--keep", "100",
+        "8", "--no-evaluate", "--model", "MLP-S(width=8, depth=1)", "--nonfinite", "skip",
+        "--checkpoint-every", "2", "--keep", "100",
     ]
     assert main(command) == 0
     records = sorted(run.glob("nonfinite-*.json"))

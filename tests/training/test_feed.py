@@ -1,7 +1,5 @@
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -132,8 +130,9 @@ def test_an_error_in_a_reader_arrives_and_ends_the_threads(error):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["signal", "error", "return"])
-def test_a_process_ends_at_once_while_threads_read(end):
-    script = (
+def test_a_process_ends_at_once_while_threads_read(end, forked, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
         "import signal, sys, time, numpy as np\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from jaxdiff.data.arrays import Examples\n"
@@ -150,12 +149,8 @@ def test_a_process_ends_at_once_while_threads_read(end):
         f"    if step == 3 and {end != 'signal'}:\n"
         f"        {'raise OSError(3)' if end == 'error' else 'sys.exit(7)'}\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": os.getcwd()},
-    )
-    while process.stdout.readline().strip() != "3":
-        assert process.poll() is None, process.stderr.read()
+    process = forked([script], modules=("jaxdiff.training.feed", "grain"))
+    process.until("3")
     start = time.time()
     if end == "signal":
         process.send_signal(signal.SIGINT)

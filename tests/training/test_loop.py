@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -218,21 +216,22 @@ print(json.dumps(t.fingerprint(state)))
 """
 
 
-def start(out, pause):
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", SCRIPT, __file__, str(out), str(pause)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+@pytest.fixture
+def start(forked, tmp_path):
+    """Starts a run in a process of its own, which prints its steps and, at the end, its fingerprint."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    modules = "pytest", "jaxdiff.training", "orbax.checkpoint"
+    return lambda out, pause: forked([script, __file__, out, pause], modules)
 
 
 @pytest.mark.slow
-def test_kill_9_loses_nothing_but_the_steps_since_the_checkpoint(tmp_path):
+def test_kill_9_loses_nothing_but_the_steps_since_the_checkpoint(start, tmp_path):
     whole = start(tmp_path / "whole", 0).communicate(timeout=120)[0].splitlines()[-1]
     for stop in ("13", "25"):
         process = start(tmp_path / "killed", 0.05)
-        for line in process.stdout:
-            if line.strip() == stop:
-                process.kill()
-                break
+        process.until(stop)
+        process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL
         time.sleep(0.1)

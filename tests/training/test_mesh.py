@@ -11,7 +11,7 @@ from jaxdiff.training.state import leaves_by_path
 
 P = jax.sharding.PartitionSpec
 SHAPE, BATCH = (4, 4, 1), 16
-MODEL = jd.models.DiT(patch=2, width=64, depth=2, heads=4, num_classes=3)
+MODEL = jd.models.DiT(patch=2, width=64, depth=1, heads=4, num_classes=3)
 KEY = np.asarray(jax.random.key_data(jax.random.key(5)))
 RNG = np.random.default_rng(0)
 DATA = {

@@ -163,7 +163,8 @@ def test_one_command_line_trains_and_samples_over_processes(whole):
     """Samples of two processes are those that one process draws from the same checkpoint."""
     run = whole.folder.parent / "cli"
     words = ["launch", "-n", "2", "--", "train", "--data", "moons", "--steps", "20", "--batch-size", "64"]
-    words += ["--samples", "100", "--out", str(run)]
+    words += ["--samples", "100", "--sample-steps", "3", "--model", "MLP-S(width=16, depth=1)"]
+    words += ["--out", str(run)]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(whole.folder.parent / "cache")} | PATH
     done = subprocess.run(
         [sys.executable, "-m", "jaxdiff", *words], env=environment, capture_output=True, text=True,

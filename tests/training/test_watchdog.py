@@ -51,7 +51,7 @@ def test_a_call_that_holds_pythons_lock_is_ended_too():
 PATIENT = """
     import time
     from jaxdiff.training.watchdog import Watchdog
-    value, limit = [0], 3.0
+    value, limit = [0], 2.0
     with Watchdog(limit, lambda: value[0], startup=60) as dog:
         time.sleep(1.4 * limit)  # the first step compiles
         for _ in range(6):
