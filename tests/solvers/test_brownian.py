@@ -21,6 +21,11 @@ def paths(process, n=8, seed=0, **settings):
     return solvers.brownian(jax.random.split(jax.random.key(seed), n), process, **settings)
 
 
+@jax.jit
+def noise_of(path, s, t, x):
+    return path.noise(s, t, x)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.6, 1.7])
 def test_law_of_the_noise(tau):
@@ -31,7 +36,7 @@ def test_law_of_the_noise(tau):
     t = np.append(process.t_max, process.time_of_log_snr(lam[1:])).astype(np.float32)
     steps = [(0, 1), (1, 2), (2, 3), (3, 4), (1, 3), (0, 3)]
     lam[0] = process.log_snr(process.t_max)
-    noise = np.stack([np.asarray(path.noise(t[i], t[j], x))[:, 0] for i, j in steps])
+    noise = np.stack([np.asarray(noise_of(path, t[i], t[j], x))[:, 0] for i, j in steps])
     u = np.exp(2 * tau**2 * lam)
 
     def overlap(p, q):
@@ -56,20 +61,20 @@ def test_where_the_estimate_is_constant_any_number_of_steps_is_one_step(process,
     denoise = lambda x, t: jnp.full_like(x, 0.4)  # noqa: E731
     fine = np.append(process.t_max, log_snr_grid(process, 24, -3.5, 2.5))
 
-    def run(grid):
-        return jd.sample(path, denoise, process, solvers.dpmpp_multistep(1, tau), grid, x=x)
-
-    one = run(fine[[0, -1]])
-    np.testing.assert_allclose(run(fine), one, atol=2e-5 * np.abs(one).max())
-    np.testing.assert_allclose(run(fine[[0, 3, 11, -1]]), one, atol=2e-5 * np.abs(one).max())
-    other = jd.sample(
-        paths(process, 6, seed=9, tau=tau), denoise, process, solvers.dpmpp_multistep(1, tau), fine, x=x
+    run = jax.jit(lambda path, rows: jd.sample(path, denoise, process, rows, x=x))
+    uneven = np.concatenate([fine[:1], 0.2 * fine[1:-1] + 0.8 * fine[2:], fine[-1:]])
+    one, many, others = (
+        solvers.dpmpp_multistep(1, tau).plan(process, grid) for grid in (fine[[0, -1]], fine, uneven)
     )
+    one = run(path, one)
+    np.testing.assert_allclose(run(path, many), one, atol=2e-5 * np.abs(one).max())
+    np.testing.assert_allclose(run(path, others), one, atol=2e-5 * np.abs(one).max())
+    other = run(paths(process, 6, seed=9, tau=tau), many)
     assert np.abs(other - one).max() > 0.01
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
+@pytest.mark.parametrize("process", PROCESSES[:2], ids=NAMES[:2])
 def test_strong_convergence_along_one_path(process, x64):
     clean = TARGET.sample(jax.random.key(0), 32)
     x = process.perturb(clean, jax.random.normal(jax.random.key(1), clean.shape), log_snr_grid(process, 1)[0])
@@ -82,14 +87,14 @@ def test_strong_convergence_along_one_path(process, x64):
     def plans(n):
         return solvers.stack([solver.plan(process, log_snr_grid(process, n)) for solver in methods])
 
-    path, steps = paths(process, 32, depth=12), (32, 64, 128, 256)
-    answers = {n: run(plans(n), path) for n in (*steps, 1024)}
+    path, steps = paths(process, 32, depth=12), (32, 64, 128)
+    answers = {n: run(plans(n), path) for n in (*steps, 512)}
     other = run(plans(64), paths(process, 32, seed=5, depth=12))
     for i in range(2):
-        found = testing.measure_order(lambda n, i=i: answers[n][i], answers[1024][0], steps, points=4)
+        found = testing.measure_order(lambda n, i=i: answers[n][i], answers[512][0], steps, points=3)
         assert 0.75 < found.slope < 1.35, found
         assert found.errors[-1] < 0.05
-        assert np.median(np.abs(other[i] - answers[1024][0])) > 5 * found.errors[1]
+        assert np.median(np.abs(other[i] - answers[512][0])) > 5 * found.errors[1]
 
 
 @pytest.mark.slow
@@ -102,6 +107,7 @@ def test_replay_batch_size_and_ends():
         path = solvers.brownian(keys, process)
         return jd.sample(path, TARGET.denoiser(process), process, solvers.ancestral(), grid, shape=(2,))
 
+    run = jax.jit(run)
     assert np.isfinite(run(keys)).all()
     np.testing.assert_array_equal(run(keys), run(keys))
     testing.invariance(run, keys, rtol=1e-4)
