@@ -10,7 +10,17 @@ import numpy as np
 from jaxdiff.core import constrain_batch
 
 from .conditioning import Embedding, check_inputs, split_condition
-from .layers import ZEROS, Dtype, SelfAttention, dropout, fold, per_token, rematerialise, rotary_angles
+from .layers import (
+    ZEROS,
+    Dtype,
+    SelfAttention,
+    dropout,
+    fold,
+    per_token,
+    rematerialise,
+    rotary_angles,
+    with_fourier_features,
+)
 
 POSITIONS = ("sincos", "rotary")
 
@@ -101,6 +111,8 @@ class DiT(nn.Module):
         positions: `"sincos"` adds fixed positions to the tokens, `"rotary"` turns queries and
             keys (the head width must be divisible by four).
         qk_norm: normalise queries and keys.
+        fourier_features: frequencies, in cycles per unit of the input, whose sines and cosines the network
+            sees beside it (`layers.with_fourier_features`): for data of discrete values under little noise.
         num_classes: number of classes (label `num_classes` is the null class), or None.
         vector_size: length of the continuous side information, or None.
         dropout: share of the MLPs' hidden values dropped when keys are given, in [0, 1).
@@ -117,6 +129,7 @@ class DiT(nn.Module):
     mlp_ratio: float = 4.0
     positions: str = "sincos"
     qk_norm: bool = False
+    fourier_features: tuple[float, ...] = ()
     num_classes: int | None = None
     vector_size: int | None = None
     dropout: float = 0.0
@@ -173,7 +186,8 @@ class DiT(nn.Module):
             vector_size=self.vector_size, name="embedding", **dtypes,
         )(c_noise, label, vector)
         rows, columns = x.shape[1] // self.patch, x.shape[2] // self.patch
-        tokens = patchify(x.astype(dtype), self.patch)
+        inputs = with_fourier_features(x, self.fourier_features).astype(dtype)
+        tokens = patchify(inputs, self.patch)
         h = per_token(nn.Dense(self.width, name="in", **dtypes), tokens)
         angles = None
         if self.positions == "rotary":

@@ -18,6 +18,24 @@ def statistics_dtype(dtype: Dtype) -> Dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def with_fourier_features(x: jax.Array, frequencies: tuple[float, ...]) -> jax.Array:
+    """`x` with the sines and cosines of its values as further channels.
+
+    Kingma et al. (2021), arXiv:2107.00630, section 3.4. Noise levels far below the distance of the data's
+    values (grey levels of images) need a network that tells fractions of that distance apart: with a period
+    of one level the estimate of the clean value is linear in a sine.
+
+    Args:
+        x: `(..., channels)`.
+        frequencies: in cycles per unit of `x`; none returns `x`.
+
+    Returns:
+        `(..., channels * (1 + 2 * len(frequencies)))`.
+    """
+    angles = [2 * np.pi * frequency * x for frequency in frequencies]
+    return jnp.concatenate([x, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
+
+
 def default_groups(channels: int) -> int:
     """The largest divisor of `channels` that is at most 32 and leaves four channels a group."""
     most = max(1, min(32, channels // 4))

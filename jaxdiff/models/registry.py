@@ -62,6 +62,9 @@ def _check_value(field: str, kind, value) -> None:
             raise ValueError(f"build: expected {field} to be a tuple of integers, got {value!r}")
         for item in value:
             check_count("build", **{field: item})
+    elif kind == tuple[float, ...]:
+        if not isinstance(value, (tuple, list)) or not all(isinstance(v, (int, float)) for v in value):
+            raise ValueError(f"build: expected {field} to be a tuple of numbers, got {value!r}")
     elif kind is float and not isinstance(value, (int, float)):
         raise ValueError(f"build: expected {field} to be a number, got {value!r}")
     elif field.endswith("dtype") and value is not None:

@@ -7,7 +7,17 @@ from jaxdiff.core import constrain_batch
 
 from .conditioning import Embedding, check_inputs, split_condition
 from .convolution import Conv
-from .layers import ZEROS, Dtype, GroupNorm, SelfAttention, dropout, fold, per_token, rematerialise
+from .layers import (
+    ZEROS,
+    Dtype,
+    GroupNorm,
+    SelfAttention,
+    dropout,
+    fold,
+    per_token,
+    rematerialise,
+    with_fourier_features,
+)
 
 
 class ResidualBlock(nn.Module):
@@ -75,6 +85,8 @@ class UNet(nn.Module):
         skip_inputs: the input of each level has a skip connection too, with one more block on the
             way up to take it (as in the papers; costs a third more for one block a level).
         embed_width: size of the embedding; None means four times `channels[0]`.
+        fourier_features: frequencies, in cycles per unit of the input, whose sines and cosines the network
+            sees beside it (`layers.with_fourier_features`): for data of discrete values under little noise.
         num_classes: number of classes (label `num_classes` is the null class), or None.
         vector_size: length of the continuous side information, or None.
         dropout: share of hidden values dropped when keys are given, in [0, 1).
@@ -90,6 +102,7 @@ class UNet(nn.Module):
     head_width: int = 32
     skip_inputs: bool = True
     embed_width: int | None = None
+    fourier_features: tuple[float, ...] = ()
     num_classes: int | None = None
     vector_size: int | None = None
     dropout: float = 0.0
@@ -156,7 +169,8 @@ class UNet(nn.Module):
             block = rematerialise(AttentionBlock, self.remat)
             return block(self.head_width, **dtypes, name=name)(h)
 
-        h = Conv(self.channels[0], name="in", **dtypes)(x.astype(dtype))
+        inputs = with_fourier_features(x, self.fourier_features).astype(dtype)
+        h = Conv(self.channels[0], name="in", **dtypes)(inputs)
         skips = [h] if self.skip_inputs else []
         for level, channels in enumerate(self.channels):
             if level:

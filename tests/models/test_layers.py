@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdiff import models
 from jaxdiff.models import layers
 
 
@@ -117,3 +118,21 @@ def test_qk_norm_ignores_the_scale_of_queries_and_keys():
     scaled = params | {"qkv": params["qkv"] | {"kernel": kernel}}
     outs = [model.apply({"params": p}, x) for p in (params, scaled)]
     np.testing.assert_allclose(*outs, atol=1e-4)
+
+
+@pytest.mark.parametrize("network", [
+    models.UNet(channels=(4,), attention_resolutions=(), skip_inputs=False, fourier_features=(2.0, 0.5)),
+    models.DiT(patch=1, width=8, depth=0, heads=2, fourier_features=(2.0, 0.5)),
+])
+def test_fourier_features_tell_where_in_its_period_a_value_lies(network):
+    x = jax.random.normal(jax.random.key(0), (1, 2, 2, 1))
+    values = layers.with_fourier_features(x, (2.0, 0.5))
+    waves = [np.sin(4 * np.pi * x), np.sin(np.pi * x), np.cos(4 * np.pi * x), np.cos(np.pi * x)]
+    np.testing.assert_allclose(values, np.concatenate([x, *waves], -1), atol=1e-5)
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(network.init, jax.random.key(1), x, 0.0)["params"]
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    kernel = params["in"]["kernel"]  # what multiplies the values themselves is struck out
+    params["in"]["kernel"] = kernel * np.array([0.0, 1.0, 1.0, 1.0, 1.0])[:, None]
+    out = jax.jit(lambda x: network.apply({"params": params}, x, 0.0))
+    np.testing.assert_allclose(out(x + 2.0), out(x), atol=1e-4)
+    assert np.abs(out(x + 0.5) - out(x)).max() > 1e-3
