@@ -9,6 +9,8 @@ import numpy as np
 from jaxdiff.core import dataclass
 from jaxdiff.training import ema as ema_
 
+QUICK = {"xla_backend_optimization_level": 0}  # for what runs once
+
 
 @dataclass
 class TrainState:
@@ -28,10 +30,17 @@ class TrainState:
 
 
 def init_state(params, optimizer, ema):
-    """A train state before the first update. No two leaves share a buffer, nor one with `params`."""
-    params = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
-    averages = tuple(ema_.init(params) for _ in ema)
-    return TrainState(params, averages, optimizer.init(params), jnp.zeros((), jnp.int32))
+    """A train state before the first update. No two leaves share a buffer, nor one with `params`.
+
+    One program: an eager copy compiles one for each shape.
+    """
+
+    def build(params):
+        params = jax.tree.map(jnp.copy, params)
+        averages = tuple(ema_.init(params) for _ in ema)
+        return TrainState(params, averages, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+    return jax.jit(build, compiler_options=QUICK)(params)
 
 
 def init_params(model, key, shape, condition=None):
@@ -46,10 +55,7 @@ def init_params(model, key, shape, condition=None):
       condition: a condition for a batch of one, if the network's parameters depend on it.
     """
     x = jnp.zeros((1, *shape))
-    options = {"xla_backend_optimization_level": 0}
-    init = jax.jit(
-        lambda key: model.init(key, x, jnp.zeros(1), condition)["params"], compiler_options=options
-    )
+    init = jax.jit(lambda key: model.init(key, x, jnp.zeros(1), condition)["params"], compiler_options=QUICK)
     return init(key)
 
 
