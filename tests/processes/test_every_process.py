@@ -4,6 +4,8 @@ Processes differ in `(a, b, c)` and in a solver's table alone, so one compiled p
 `Numbered` holds the coefficients at the points of a grid, with the points' numbers as its times.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -283,7 +285,9 @@ def log_likelihoods(target, trace, probes=1, steps=100, count=64, names=EVERY):
     x0 = np.asarray(target.sample(jax.random.key(0), count))
     y, numbers = np.full_like(x0, 0.1), np.arange(steps + 1.0, 0.0, -1.0)
 
-    @jax.jit
+    options = None if trace == "exact" else {"xla_backend_optimization_level": 1}  # the loop is what costs
+
+    @functools.partial(jax.jit, compiler_options=options)
     def run(process, rows):
         logp = jd.likelihood.log_prob(
             jax.random.key(1), target.denoiser(process, y), process, x0, solver=rows, grid=numbers,

@@ -81,7 +81,7 @@ STOCHASTIC = {
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_law_of_the_samples_converges_at_its_weak_order(process, name):
     solver, order = STOCHASTIC[name]
-    steps = (96, 192, 384, 768)
+    steps = (96, 192, 384)
     errors = []
     for n in steps:
         grid = np.minimum(process.time_of_log_snr(np.linspace(-4.382, 3.0, n + 1)), process.t_max)
@@ -180,7 +180,8 @@ def test_mixtures_keep_their_mean_covariance_and_weights(process):
     """At many steps, for noise levels from 0.5 to 1.5; 5,000 draws, four standard errors."""
     n = 5_000
     keys = jax.random.split(jax.random.key(0), n)
-    run = jax.jit(jax.vmap(lambda rows: jd.sample(keys, TARGET.denoiser(process), process, rows, shape=(2,))))
+    walk = jax.vmap(lambda rows: jd.sample(keys, TARGET.denoiser(process), process, rows, shape=(2,)))
+    run = jax.jit(walk, compiler_options={"xla_backend_optimization_level": 1})  # the loop is what costs
     clean = np.asarray(TARGET.sample(jax.random.key(1), 100_000))
     centres = np.array([[1.5, 0.0], [-0.8, 1.2], [-0.6, -1.3]])
 

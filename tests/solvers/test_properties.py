@@ -178,12 +178,12 @@ def test_gradients_through_the_grid_are_those_of_the_numbers(name, where, x64):
     grid = process.t_max * np.array([1.0, 0.71, 0.6, 0.45, 0.24, 0.1, 0.0])
     traced = jax.eval_shape(lambda g: solver.plan(process, g), jnp.asarray(grid))
     rng = np.random.default_rng(0)
-    weights = rng.normal(size=traced.next.shape), rng.normal(size=traced.keep.shape)
+    used = ["t", "next", *([] if traced.plain else ["keep"]), *(["base"] if traced.based else [])]
+    weights = {name: rng.normal(size=getattr(traced, name).shape) for name in used}
 
     def number(grid):
         rows = solver.plan(process, grid)
-        keep = 0.0 if rows.plain else (weights[1] * rows.keep).sum()
-        return (weights[0] * rows.next).sum() + keep
+        return sum((w * getattr(rows, name)).sum() for name, w in weights.items())
 
     compiled = jax.jit(jax.value_and_grad(number))
     value, slope = compiled(jnp.asarray(grid))
