@@ -134,10 +134,8 @@ def test_posterior_is_bayes_rule_on_a_grid(process):
     "process", [P.BrownianBridge(0.7), P.DiffusionBridge(P.VP()), P.MeanReverting(0.3), P.Residual(0.8)],
     ids=lambda p: type(p).__name__,
 )  # fmt: skip
-@pytest.mark.parametrize(
-    "solver, order", [(S.ddim(), 1), (S.dpmpp_multistep(2), 2), (S.euler_maruyama(0.0), 1)]
-)
-def test_measured_order(process, solver, order, x64):
+def test_measured_order(process, x64):
+    """Other methods and processes by their tables: test_every_process."""
     y = jax.random.normal(jax.random.key(1), (64, 2), jnp.float64)
     x = 0.3 * jax.random.normal(jax.random.key(0), (64, 2), jnp.float64) + 0.5 * y
     first, last = process.time_of_log_snr(-1.0), process.time_of_log_snr(3.0)
@@ -146,15 +144,18 @@ def test_measured_order(process, solver, order, x64):
     errors = []
     for steps in (192, 384):
         grid = process.time_of_log_snr(np.linspace(-1.0, 3.0, steps + 1))
-        out = jd.sample(None, denoise, process, solver, grid, x=x, y=y)
+        out = jd.sample(None, denoise, process, S.dpmpp_multistep(2), grid, x=x, y=y)
         errors.append(float(jnp.median(jnp.abs(out - exact).max(axis=1))))
-    assert abs(np.log2(errors[0] / errors[1]) - order) < 0.2, errors
+    assert abs(np.log2(errors[0] / errors[1]) - 2) < 0.2, errors
 
 
 @pytest.mark.slow
 @each
 def test_samples_follow_the_data_for_every_second_endpoint(process):
-    """Data independent of y: whatever y is, samples are the mixture, by ODE, SDE and ancestral steps."""
+    """Data independent of y: whatever y is, samples are the mixture, by ODE, SDE and ancestral steps.
+
+    Solvers reach a process through its coefficients alone: all of them on a few, two of them on all.
+    """
     y = jnp.tile(jnp.array([[1.5, -2.0]]), (2000, 1))
     keys = jax.random.split(jax.random.key(0), 2000)
     denoise = TARGET.denoiser(process, y)
@@ -162,13 +163,9 @@ def test_samples_follow_the_data_for_every_second_endpoint(process):
     mean = jnp.asarray(TARGET.weights @ TARGET.means)
     exact = TARGET.sample(jax.random.key(1), 4000)
     first_order = S.dpmpp_multistep(1, tau=1.0), S.ancestral()
-    for solver in (
-        S.dpmpp_multistep(2),
-        S.dpmpp_multistep(2, tau=1.0),
-        S.heun("sigma"),
-        S.unipc(2),
-        *first_order,
-    ):
+    every = S.dpmpp_multistep(2), S.dpmpp_multistep(2, tau=1.0), S.heun("sigma"), S.unipc(2), *first_order
+    few = not isinstance(process, P.BrownianBridge | P.MeanReverting | P.ResShift)
+    for solver in (S.unipc(2), S.ancestral()) if few else every:
         grid = jd.grids.log_snr(process, 160 if solver in first_order else 40)
         if process in PINNED:
             x = jd.sample(keys, denoise, process, solver, grid, shape=(2,), y=y)

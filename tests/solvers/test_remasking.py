@@ -31,13 +31,13 @@ def draw(target, solver, grid, n=N, save="state"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options, evaluations", [
-    ({"eta": 0.2}, 200),
-    ({"eta": 0.03, "limit": "cap"}, 200),
-    ({"eta": 0.2, "start": 0.5}, 200),
-    ({"eta": 0.03, "limit": "cap", "start": 0.3, "loop": 100}, 300),
+    ({"eta": 0.2}, 100),
+    ({"eta": 0.03, "limit": "cap"}, 100),
+    ({"eta": 0.2, "start": 0.5}, 100),
+    ({"eta": 0.03, "limit": "cap", "start": 0.3, "loop": 100}, 200),
 ], ids=["rescale", "cap", "switch", "loop"])  # fmt: skip
 def test_remasking_keeps_the_law(options, evaluations):
-    x, state = draw(CHAIN, discrete.remasking(**options), grids.uniform(processes.absorbing(3), 200))
+    x, state = draw(CHAIN, discrete.remasking(**options), grids.uniform(processes.absorbing(3), 100))
     assert state.evaluations == evaluations
     assert CHAIN.total_variation(x) < 0.02
 
