@@ -22,7 +22,7 @@ import jaxdiff as jd
 SIDE, LENGTH = 8, 64
 
 
-def train(model, process, x, steps):
+def train(model, params, process, x, steps):
     """`net(bits, c_noise) -> logits` after training on the bound; averaged parameters.
 
     A flipped bit still tells of the clean one: by Bayes' rule log q(x_t | x0) is added to what the network
@@ -42,7 +42,6 @@ def train(model, process, x, steps):
         net, own = network(params, jd.core.fold_in(keys, 1)), jd.core.fold_in(keys, 0)
         return jd.losses.discrete.elbo(net, own, batch["x"], process=process, strata=strata) / LENGTH
 
-    params = jd.training.init_params(model, jax.random.key(0), (SIDE, SIDE, 2))
     rates = jd.training.learning_rates(2e-3, steps, warmup=min(50, steps - 1))
     state = jd.training.fit(
         params, loss, {"x": x}, steps=steps, batch_size=32, ema=(100,),
@@ -71,11 +70,12 @@ def main():
 
     processes = {"Bernoulli": jd.processes.bits(), "masked": jd.processes.absorbing(2)}
     pictures = [bits["held out"][:25]]
+    model = jd.models.build(
+        "UNet-XS", sample_shape=(SIDE, SIDE, 2), attention_resolutions=(), dropout=0.1, **size
+    )
+    params = jd.training.init_params(model, jax.random.key(0), (SIDE, SIDE, 2))
     for name, process in processes.items():
-        model = jd.models.build(
-            "UNet-XS", sample_shape=(SIDE, SIDE, 2), attention_resolutions=(), dropout=0.1, **size
-        )
-        net = train(model, process, bits["train"], steps)
+        net = train(model, params, process, bits["train"], steps)
         bound = jax.jit(
             lambda x, net=net, process=process: jd.likelihood.token_bound(
                 jax.random.key(1), net, process, x, samples=times
