@@ -31,7 +31,7 @@ def likeness(x, kind):
     return energy[np.arange(len(energy)), kind] / energy.sum(1)
 
 
-def trained(steps=500):
+def trained(steps=300):
     model = jd.models.DiT(patch=2, width=32, depth=2, heads=2)
     params = jd.training.init_params(model, jax.random.key(0), SHAPE)
     state = jd.training.fit(
