@@ -109,7 +109,7 @@ def test_a_network_that_is_told_samples_no_mirrored_image():
         loss = training.denoising_objective(Net(), process, parameterization, augment=change)
         params = training.init_params(mlp, jax.random.key(0), (16,))
         state = training.fit(
-            params, loss, {"x": x}, steps=400, batch_size=64, optimizer=training.adamw(3e-3),
+            params, loss, {"x": x}, steps=200, batch_size=64, optimizer=training.adamw(3e-3),
             progress=False, parallel="jit",
         )
 

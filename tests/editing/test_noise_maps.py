@@ -92,10 +92,10 @@ def test_attention_across_images_draws_towards_the_exemplar():
     """A network of attention alone: with itself beside it nothing changes, with another image it does."""
     model = jd.models.DiT(patch=2, width=16, depth=1, heads=2, positions="rotary")
     x, other = jax.random.normal(jax.random.key(8), (2, 3, 4, 4, 1))
-    params = model.init(jax.random.key(9), x, jnp.zeros(3))
-    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    params, rng = jax.jit(model.init)(jax.random.key(9), x, jnp.zeros(3)), np.random.default_rng(9)
+    params = jax.tree.map(lambda p: p + 0.3 * rng.normal(size=p.shape).astype(np.float32), params)
     apply = jax.jit(jd.models.attending(model))
-    plain = model.apply(params, x, jnp.full(3, 0.5))
+    plain = jax.jit(model.apply)(params, x, jnp.full(3, 0.5))
     np.testing.assert_allclose(apply(params, x, x, 0.5), plain, atol=1e-5)
     assert float(jnp.abs(apply(params, x, other, 0.5) - plain).max()) > 1e-2
     np.testing.assert_allclose(apply(params, x, x, 0.5, alone=True), plain, atol=1e-5)

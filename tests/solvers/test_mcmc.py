@@ -180,7 +180,7 @@ def test_a_point_depends_on_its_key_alone():
         return jax.tree.map(lambda v: jnp.moveaxis(v, 1, 0), path)
 
     keys = jax.random.split(jax.random.key(0), 8)
-    assert run(keys, x, t)["x"].shape == (8, 4, 2)
+    assert jax.eval_shape(run, keys, x, t)["x"].shape == (8, 4, 2)
     testing.invariance(run, jax.random.split(jax.random.key(0), 8), x, t, rtol=1e-4)
     testing.key_reuse(run, jax.random.split(jax.random.key(1), 8), x, t)
 

@@ -174,15 +174,15 @@ def test_fitted_statistics_help_at_few_evaluations(tmp_path):
 @pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
 def test_every_step_count_ends_at_the_estimate(process):
     keys, stats = jax.random.split(jax.random.key(0), 4), constant(process, 0.5, -0.2, 0.1)
+    denoise = jax.jit(TARGET.denoiser(process))
+    run = jax.jit(lambda rows: jd.sample(keys, denoise, process, rows, shape=(2,), save="all"))
     for steps in (1, 2, 3, 5):
         grid = jd.grids.log_snr(process, steps)
         for corrector in ("pseudo", "full", None):
-            solver = solvers.dpm_solver_v3(stats, 3, corrector)
-            path = jd.sample(keys, TARGET.denoiser(process), process, solver, grid, shape=(2,), save="all")
-            assert np.isfinite(path).all() and solver.plan(process, grid).nfe == steps
-            np.testing.assert_allclose(
-                path[-1], TARGET.denoiser(process)(path[-2], grid[-2]), rtol=1e-4, atol=1e-5
-            )
+            rows = solvers.dpm_solver_v3(stats, 3, corrector).plan(process, grid)
+            path = run(rows)
+            assert np.isfinite(path).all() and rows.nfe == steps
+            np.testing.assert_allclose(path[-1], denoise(path[-2], grid[-2]), rtol=1e-4, atol=1e-5)
 
 
 def test_statistics_of_something_else_are_refused():
