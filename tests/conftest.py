@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -64,16 +65,23 @@ class Fork:
     def until(self, line, timeout=120):
         """Waits until it has printed a line."""
         end = time.monotonic() + timeout
+        running = True  # before it was looked at last: the line may be the last one of all
         while line not in self._out.read_text().splitlines():
-            assert self.poll() is None and time.monotonic() < end, self._error.read_text()
+            assert running and time.monotonic() < end, self._error.read_text()
             time.sleep(0.01)
+            running = self.poll() is None
 
     def communicate(self, timeout):
         """What it has printed on both streams, once it has ended; killed after `timeout` seconds."""
         if self.poll(timeout) is None:
-            self.send_signal(9)
+            self.end()
             pytest.fail(f"not ended after {timeout} s: {self._error.read_text()[-2000:]}")
         return self._out.read_text(), self._error.read_text()
+
+    def end(self):
+        """Kills it where it runs still: the server has one fork at a time."""
+        self.send_signal(signal.SIGKILL)
+        self.poll(60)
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +97,11 @@ def forked(one_device, tmp_path_factory):
 
     The first call says which they are, and what the environment of all has beside that of `one_device`.
     """
-    servers = []
+    servers, forks = [], []
+
+    def end():
+        for fork in forks[-1:]:
+            fork.end()
 
     def start(words, modules=(), **environment):
         if not servers:
@@ -99,9 +111,12 @@ def forked(one_device, tmp_path_factory):
                 command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 env=one_device | alone | environment,
             ))  # fmt: skip
-        return Fork(servers[0], words, tmp_path_factory.mktemp("fork"))
+        end()
+        forks.append(Fork(servers[0], words, tmp_path_factory.mktemp("fork")))
+        return forks[-1]
 
     yield start
+    end()
     for server in servers:
         server.stdin.close()
         server.wait(60)

@@ -209,9 +209,10 @@ SCRIPT = """
 import importlib.util, json, sys, time
 spec = importlib.util.spec_from_file_location("t", sys.argv[1])
 t = importlib.util.module_from_spec(spec); spec.loader.exec_module(t)
-def slow(step, params):
-    print(step, flush=True); time.sleep(float(sys.argv[3]))
-state = t.train(sys.argv[2], parallel="jit", picture=slow, picture_every=1)
+def picture(step, params):
+    print(step, flush=True)
+    time.sleep(500 * (step == int(sys.argv[3])))  # until it is killed
+state = t.train(sys.argv[2], parallel="jit", picture=picture, picture_every=1)
 print(json.dumps(t.fingerprint(state)))
 """
 
@@ -222,20 +223,23 @@ def start(forked, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     modules = "pytest", "jaxdiff.training", "orbax.checkpoint"
-    return lambda out, pause: forked([script, __file__, out, pause], modules)
+    return lambda out, last=0: forked([script, __file__, out, last], modules)
 
 
 @pytest.mark.slow
 def test_kill_9_loses_nothing_but_the_steps_since_the_checkpoint(start, tmp_path):
-    whole = start(tmp_path / "whole", 0).communicate(timeout=120)[0].splitlines()[-1]
-    for stop in ("13", "25"):
-        process = start(tmp_path / "killed", 0.05)
-        process.until(stop)
+    whole = start(tmp_path / "whole").communicate(timeout=120)[0].splitlines()[-1]
+    for last, saved in ((13, "10"), (25, "20")):
+        process = start(tmp_path / "killed", last)
+        process.until(str(last))
+        until = time.time() + 60
+        while not (tmp_path / "killed" / "checkpoints" / saved).is_dir() and time.time() < until:
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL
         time.sleep(0.1)
-    resumed = start(tmp_path / "killed", 0).communicate(timeout=120)[0].splitlines()
+    resumed = start(tmp_path / "killed").communicate(timeout=120)[0].splitlines()
     assert resumed[0] == "21" and json.loads(resumed[-1]) == json.loads(whole)
 
 
