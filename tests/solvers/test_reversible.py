@@ -59,13 +59,11 @@ def test_formulas_by_hand(x64):
 @pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
 def test_ends_are_finite_and_lead_to_the_estimate(process):
     keys = jax.random.split(jax.random.key(0), 4)
+    walk = jax.jit(lambda rows: jd.sample(
+        keys, TARGET.denoiser(process), process, rows, shape=(2,), save="all"))  # fmt: skip
     for coordinate in ("log_snr", "sigma", "time"):
         for steps in (1, 2, 5):
-            grid = jd.grids.log_snr(process, steps)
-            path = jd.sample(
-                keys, TARGET.denoiser(process), process, solvers.reversible_heun(coordinate), grid,
-                shape=(2,), save="all",
-            )  # fmt: skip
+            path = walk(solvers.reversible_heun(coordinate).plan(process, jd.grids.log_snr(process, steps)))
             assert np.isfinite(path).all() and path.shape == (steps + 1, 4, 2)
     fine = jd.grids.log_snr(process, 1000)
     run = lambda solver: jd.sample(keys, TARGET.denoiser(process), process, solver, fine, shape=(2,))  # noqa: E731
