@@ -52,17 +52,18 @@ VECTORS = COMMON | {
 }
 
 BY_DATA = {
-    # chosen on 300 images held out of the training split, over 16 draws of samples: distance 1.18 floors,
-    # memorisation .562, two-sample accuracy .54
+    # chosen on 300 images held out of the training split, by the error of denoising them, which tells settings
+    # apart where the scores of samples do not
     "digits": IMAGES | {
-        "model": "UNet-XS(attention_resolutions=(), dropout=0.15)",
+        # sines of four, two and one grey levels' period, in the network's input under little noise
+        "model": "UNet-XS(attention_resolutions=(), dropout=0.15, fourier_features=(1.504, 3.007, 6.015))",
         "process": "EDM(t_min=0.01, t_max=30)",
         "label_drop": 0.0,
-        "augment": "affine(shift=0.5, rotate=0.12, scale=0.08, stretch=0.08, shear=0.12, "
-        "probability=0.7, background='lowest')",
+        "augment": "elastic(bend=0.3, rotate=0.08, shear=0.1, probability=0.7)",
         "augment_until": 0.9,
         "augment_above": 0.1,
-        "steps": 6400,
+        "decay": "linear",
+        "steps": 7000,
     },
 }
 
