@@ -12,7 +12,6 @@ from jaxdiff.solvers.adaptive import _both_orders
 pytest.importorskip("diffrax")
 TARGET = testing.gaussian_mixture([[1.0, 0.3], [-0.8, -0.5]], [[0.3, 0.1], [0.2, 0.4]], [0.7, 0.3])
 PROCESSES = [processes.VP(), processes.EDM(), processes.RectifiedFlow()]
-NAMES = [type(p).__name__ for p in PROCESSES]
 KEYS = jax.random.split(jax.random.key(0), 16)
 
 
@@ -137,9 +136,9 @@ def test_dpm_solver_12_is_its_algorithm(x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("process", PROCESSES[1:], ids=NAMES[1:])
-def test_reverse_sde_has_the_law_of_the_data(process):
-    """And on the way there, where most of the variance is noise; from finite noise and from a = 0."""
+def test_reverse_sde_has_the_law_of_the_data():
+    """And on the way there, where most of the variance is noise. Other processes scale x alone: the ODEs."""
+    process = PROCESSES[2]
     n, mean, variance = 4000, np.array([0.5, -0.2]), np.array([0.25, 0.04])
     solver, target = solvers.adaptive(3e-2, 3e-2, tau=1.0), testing.gaussian(mean, variance)
     grid = np.array([process.t_max, process.time_of_log_snr(np.float64(0.5)), 0.0])

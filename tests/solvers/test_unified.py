@@ -93,7 +93,7 @@ def test_differences_are_another_rule_of_order_two(x64):
 def test_ends_are_finite_in_float32_and_gradients_reach_the_grid():
     keys = jax.random.split(jax.random.key(0), 4)
     for process in PROCESSES:
-        for steps in (1, 2, 6):
+        for steps in (1, 2, 6) if process.t_max == 1 else (6,):
             grid = jd.grids.log_snr(process, steps)
             solver = solvers.unified(3, ("noise", "data", "noise", "data", "data", "noise")[:steps])
             path = jd.sample(keys, TARGET.denoiser(process), process, solver, grid, shape=(2,), save="all")
