@@ -31,7 +31,7 @@ def main():
     # 2. The mathematics: noise levels are times, the network is preconditioned. The pen's strokes are bent a
     #    little, told to the network so that samples do not show it, until the last tenth of the run; not
     #    where there is so little noise that the network learns exact grey levels.
-    process = jd.processes.EDM(t_min=0.01, t_max=30.0)
+    process = jd.processes.EDM(t_min=0.02, t_max=30.0)
     parameterization = jd.parameterizations.edm(sigma_data=data.sigma_data)
     low, high = (data.to_model(value) for value in data.value_range)
     augment = jd.data.Elastic(bend=0.3, rotate=0.08, shear=0.1, probability=0.7, limits=(low, high))
@@ -73,7 +73,7 @@ def main():
     )
 
     # 5. Sampling: ten evaluations of the network, the labels of the held-out images.
-    solver, grid = jd.solvers.dpmpp_multistep(2), jd.grids.karras(process, steps=10)
+    solver, grid = jd.solvers.dpmpp_multistep(2), jd.grids.karras(process, steps=10, rho=9)
 
     @jax.jit
     def draw(keys, labels):

@@ -57,13 +57,14 @@ BY_DATA = {
     "digits": IMAGES | {
         # sines of four, two and one grey levels' period, in the network's input under little noise
         "model": "UNet-XS(attention_resolutions=(), dropout=0.15, fourier_features=(1.504, 3.007, 6.015))",
-        "process": "EDM(t_min=0.01, t_max=30)",
+        "process": "EDM(t_min=0.02, t_max=30)",  # a quarter of a grey level
         "label_drop": 0.0,
         "augment": "elastic(bend=0.3, rotate=0.08, shear=0.1, probability=0.7)",
         "augment_until": 0.9,
         "augment_above": 0.1,
         "decay": "linear",
         "steps": 7000,
+        "grid": "karras(rho=9)",
     },
 }
 
