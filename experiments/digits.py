@@ -36,8 +36,8 @@ def main():
     low, high = (data.to_model(value) for value in data.value_range)
     augment = jd.data.Elastic(bend=0.3, rotate=0.08, shear=0.1, probability=0.7, limits=(low, high))
 
-    # 3. A network F(x, c_noise, condition), and its loss for one batch, one value per example. It sees sines of
-    #    four, two and one grey levels' period too: under little noise its input is x / sigma_data.
+    # 3. A network F(x, c_noise, condition), and its loss for one batch, one value per example. It sees sines
+    #    of four, two and one grey levels' period too: under little noise its input is x / sigma_data.
     level = (high - low) / (data.levels - 1) / data.sigma_data
     model = jd.models.build(
         "UNet-XS", sample_shape=data.shape, num_classes=data.num_classes, vector_size=augment.vector_size,

@@ -52,8 +52,8 @@ VECTORS = COMMON | {
 }
 
 BY_DATA = {
-    # chosen on 300 images held out of the training split, by the error of denoising them, which tells settings
-    # apart where the scores of samples do not
+    # chosen on 300 images held out of the training split, by the error of denoising them, which tells
+    # settings apart where the scores of samples do not
     "digits": IMAGES | {
         # sines of four, two and one grey levels' period, in the network's input under little noise
         "model": "UNet-XS(attention_resolutions=(), dropout=0.15, fourier_features=(1.504, 3.007, 6.015))",
