@@ -51,7 +51,7 @@ class Adaptive:
             raise ValueError("adaptive: expected a grid of times, got None; see jd.grids")
         grid = grids.either_way(process, grid)
         self._check(process, grid)
-        xp = namespace(grid, process)
+        xp = namespace(grid, process, self)
         s, t, t_min = grid[:-1], grid[1:], process.t_min
         (a_s, _, c_s), (a_t, _, c_t) = process.coefficients(s), process.coefficients(t)
         stop = xp.where(c_t == 0, xp.minimum(s, t_min), t)

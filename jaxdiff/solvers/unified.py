@@ -79,7 +79,7 @@ def _unified(process, grid, orders, predictions, rules, correctors):
     pick = lambda data, other: xp.where(_like(noise, data), other, data)  # noqa: E731
     ahead = [_predictor(f, nodes, valid, rules) * f.scale[:, None] for f in forms.values()]
     ends = xp.concatenate([xp.where(form.finite, form.h, 1.0)[:, None], nodes], axis=-1)
-    taken = np.concatenate([np.ones((steps, 1), bool), valid], axis=-1)
+    taken = xp.concatenate([np.ones((steps, 1), bool), valid], axis=-1)
     both = [f.weights(ends, taken) * f.scale[:, None] for f in forms.values()]
     on, ahead, both = pick(*(f.x_s for f in forms.values())), pick(*ahead), pick(*both)
     blank = np.zeros((steps, 1))

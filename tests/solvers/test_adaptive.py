@@ -182,6 +182,13 @@ def test_way_back_vmap_devices_and_save(make):
 
 
 @pytest.mark.slow
+def test_tolerances_may_be_traced():
+    process = processes.VP()
+    grid = jd.grids.uniform(process, 2)
+    legs = jax.jit(lambda rtol: solvers.adaptive(rtol).plan(process, grid))(1e-2)
+    np.testing.assert_allclose(legs.settings.rtol, [1e-2] * 2, rtol=1e-6)
+
+
 def test_unfinished_samples_are_nan_and_short_legs_are_the_estimate():
     process = processes.EDM()
     denoise, x = TARGET.denoiser(process), 80 * jnp.ones((3, 2))

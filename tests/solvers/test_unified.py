@@ -115,6 +115,15 @@ def test_ends_are_finite_in_float32_and_gradients_reach_the_grid():
     assert np.isfinite(jax.grad(total)(jnp.asarray(jd.grids.log_snr(PROCESSES[0], 5)))).all()
 
 
+def test_a_plan_over_a_traced_grid_is_the_plan():
+    process = processes.VP()
+    grid = jd.grids.uniform(process, 5)
+    solver = solvers.unified(rules=("lagrange", "midpoint", "differences", "lagrange", "lagrange"), orders=2)
+    traced = jax.jit(lambda grid: solver.plan(process, grid))(jnp.asarray(grid))
+    for a, b in zip(jax.tree.leaves(traced), jax.tree.leaves(solver.plan(process, grid)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
+
+
 def test_it_is_a_predictor_like_any_other():
     """Wrappers walk the plan by its own step."""
     process, grid = processes.VP(), jd.grids.log_snr(processes.VP(), 5)
