@@ -76,7 +76,7 @@ def test_bare_edm_takes_the_deviation_of_the_data(digits):
 def test_the_default_job_is_built_with_its_augmentation(digits):
     config = resolve(Train(), digits)
     job = build_job(config)
-    assert callable(objective(job, config)) and job.vector_size == 6
+    assert callable(objective(job, config)) and job.vector_size == jd.data.Elastic.vector_size
     config["augment"] = "affine(background='low')"
     with pytest.raises(ValueError, match="a number or 'lowest' as background, got 'low'"):
         objective(job, config)
