@@ -30,10 +30,12 @@ def with_fourier_features(x: jax.Array, frequencies: tuple[float, ...]) -> jax.A
         frequencies: in cycles per unit of `x`; none returns `x`.
 
     Returns:
-        `(..., channels * (1 + 2 * len(frequencies)))`.
+        `(..., channels * (1 + 2 * len(frequencies)))`, of the dtype of `x`; angles are in float32 at least.
     """
-    angles = [2 * np.pi * frequency * x for frequency in frequencies]
-    return jnp.concatenate([x, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1)
+    wide = x.astype(statistics_dtype(x.dtype))
+    angles = [2 * np.pi * frequency * wide for frequency in frequencies]
+    waves = [*map(jnp.sin, angles), *map(jnp.cos, angles)]
+    return jnp.concatenate([x, *(wave.astype(x.dtype) for wave in waves)], axis=-1)
 
 
 def default_groups(channels: int) -> int:

@@ -136,3 +136,12 @@ def test_fourier_features_tell_where_in_its_period_a_value_lies(network):
     out = jax.jit(lambda x: network.apply({"params": params}, x, 0.0))
     np.testing.assert_allclose(out(x + 2.0), out(x), atol=1e-4)
     assert np.abs(out(x + 0.5) - out(x)).max() > 1e-3
+
+
+def test_fourier_features_of_narrow_values_keep_their_phase():
+    x = jax.random.normal(jax.random.key(0), (64, 1)).astype(jnp.bfloat16)
+    values = layers.with_fourier_features(x, (6.0,))
+    assert values.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        values[:, 1:2].astype(np.float32), np.sin(12 * np.pi * x.astype(np.float32)), atol=0.01
+    )
