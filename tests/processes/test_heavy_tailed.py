@@ -129,9 +129,10 @@ def test_ancestral_steps_on_one_point_are_exact_in_law(process):
 
 
 @pytest.mark.slow
-def test_the_law_of_many_stochastic_steps():
+@pytest.mark.parametrize("n", [4, 24])
+def test_the_law_of_many_stochastic_steps(n):
     """Points under the kernel are a mixture of Student-t laws, at every time."""
-    n, count, end = 4, 6000, 0.3
+    count, end = 6000, 0.3
     centres, like = np.random.default_rng(0).normal(size=(8, n)), jnp.zeros((count, n))
     process, grid = P.PoissonFlow(3.0, t_max=40.0), np.geomspace(40.0, end, 61)
     noise = process.noise(jax.random.split(jax.random.key(7), count), like)

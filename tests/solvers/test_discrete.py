@@ -64,7 +64,7 @@ def test_ancestral_sampling_of_independent_tokens_is_exact_in_two_steps(process)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["absorbing", "mask and replace", "marginal"])
+@pytest.mark.parametrize("name", ["absorbing", "uniform", "mask and replace", "marginal"])
 def test_tau_leaping_has_the_exact_law(name):
     process = PROCESSES[name]
     law_is_exact(process, discrete.tau_leaping(), grids.cosine(process, 128), 128, **SOME)
