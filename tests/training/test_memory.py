@@ -1,11 +1,15 @@
-"""Freed memory stays with the process."""
+"""Freed memory stays with the process, without the holes that slow malloc down."""
 
 import subprocess
 import sys
+import types
 
+import jax
 import pytest
 
-FAULTS = """
+from jaxdiff.training import memory
+
+MEMORY = """
 import importlib.util
 import resource
 
@@ -16,6 +20,8 @@ where = spec.submodule_search_locations[0] + "/training/memory.py"
 spec = importlib.util.spec_from_file_location("memory", where)
 memory = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(memory)
+"""
+FAULTS = """
 if {keep}:
     assert memory.keep_freed_memory()
 np.full(2**24, 1.0)
@@ -24,12 +30,49 @@ for _ in range(4):
     np.full(2**24, 1.0)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+HOLES = """
+import ctypes
+
+memory.keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+sizes = range(2**14, 2**16, 2**5)
+blocks = [libc.malloc(size) for size in sizes]
+for block, size in list(zip(blocks, sizes))[::2]:
+    ctypes.memset(block, 1, size)
+    libc.free(block)
+assert libc.malloc(2**15) < blocks[-1]
+assert memory.fill_holes() > 0.45 * len(blocks)
+for size in range(9 * 2**11, 2**18, 2**11):
+    assert libc.malloc(size) > blocks[-1]
+assert memory.fill_holes() < 10
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="settings of glibc")
 def test_what_is_freed_is_not_mapped_again():
     kept, mapped = (
-        int(subprocess.check_output([sys.executable, "-c", FAULTS.format(keep=keep)], text=True))
+        int(subprocess.check_output([sys.executable, "-c", MEMORY + FAULTS.format(keep=keep)], text=True))
         for keep in (True, False)
     )
     assert kept < 100 and mapped > 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="settings of glibc")
+def test_after_filling_no_block_is_sought_among_the_holes():
+    subprocess.check_call([sys.executable, "-c", MEMORY + HOLES])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="settings of glibc")
+def test_the_holes_of_a_long_compilation_are_filled(monkeypatch):
+    calls = []
+    monkeypatch.setattr(memory, "fill_holes", lambda: calls.append(1))
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: types.SimpleNamespace(mallopt=lambda *item: 1))
+    memory.keep_freed_memory()
+    try:
+        for seconds, expected in ((0.1, 0), (2.0, 1)):
+            jax.monitoring.record_event_duration_secs(memory.COMPILED, seconds)
+            assert len(calls) == expected
+    finally:
+        jax.monitoring.clear_event_listeners()
+    jax.monitoring.record_event_duration_secs("/jax/something/else", 2.0)
