@@ -20,7 +20,7 @@ def main(args=None):
       cannot be written; 75 from the watchdog, for a run that is stuck; 130 after Ctrl-C and 143 after
       SIGTERM, once the run is saved.
     """
-    from jaxdiff.cli import again, commands, local
+    from jaxdiff.cli import again, commands, local, threads
     from jaxdiff.training import CannotSave, Interrupted, distributed, keep_freed_memory
 
     keep_freed_memory()
@@ -49,7 +49,7 @@ def main(args=None):
             distributed.join(given.coordinator, given.processes, given.process_id, given.heartbeat)
         elif getattr(given, "processes", None) is not None or getattr(given, "process_id", None) is not None:
             raise ValueError("train: expected --coordinator with --processes and --process-id, got none")
-        with distributed.together():
+        with threads.at_most(commands.threads_of(given)), distributed.together():
             run(given)
     except ValueError as error:
         if not _raised_here(error):

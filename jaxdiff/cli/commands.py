@@ -14,6 +14,7 @@ import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.cli import job as job_
 from jaxdiff.cli.config import FREE, Train, arg, check_data, resolve, saved_settings
+from jaxdiff.cli.defaults import threads_for
 from jaxdiff.cli.names import FAMILIES, known
 from jaxdiff.interop import save_safetensors
 from jaxdiff.training import ema
@@ -126,6 +127,15 @@ class Report:
 @dataclasses.dataclass(frozen=True)
 class List:
     """List the names of processes, solvers, grids, models, data sets and more."""
+
+
+def threads_of(given):
+    """XLA's threads for a command: those of the run that it trains or takes up again."""
+    if run := getattr(given, "run", None):
+        return training.read_config(run).get("threads", 0)
+    if not isinstance(given, Train) or given.coordinator is not None:
+        return 0
+    return threads_for(given.data) if given.threads is None else given.threads
 
 
 def train(given: Train):

@@ -18,7 +18,7 @@ from jaxdiff.training.runs import read_config
 FREE = (
     "out", "parallel", "mesh", "nonfinite", "skip_limit", "checkpoint_every", "keep", "keep_every",
     "snapshot_every", "log_every", "tensorboard", "peak_flops", "watchdog", "picture_every", "solver", "grid",
-    "sample_steps", "guidance_scale", "samples", "evaluate",
+    "sample_steps", "guidance_scale", "samples", "evaluate", "threads",
 )
 
 CLUSTER = ("coordinator", "processes", "process_id", "heartbeat")  # of the machines, and no part of the run
@@ -51,6 +51,7 @@ class Train:
       model: network, such as UNet-XS or "DiT-S/2(dtype='bfloat16', remat='dots')"; parameters are float32.
       process: forward process, such as EDM or "VP(beta_max=10)".
       parallel: auto is pmap over several devices and jit on one, or on a mesh that has more axes than data.
+      threads: of XLA, where one CPU is all there is; 0 for one a core. Another number may round otherwise.
       mesh: axes of the devices, such as "data=2,fsdp=4"; also tensor. All of them data by default.
       coordinator: of several processes: auto on a TPU pod or under SLURM, else HOST:PORT of process 0.
       processes: their number, with HOST:PORT.
@@ -104,6 +105,7 @@ class Train:
     model: Annotated[str | None, _NAMED] = None
     process: Annotated[str | None, _NAMED] = None
     parallel: Annotated[str, tyro.conf.arg(metavar="auto|pmap|jit")] = "auto"
+    threads: Annotated[int | None, arg("N")] = None
     mesh: Annotated[str, tyro.conf.arg(metavar="AXIS=N[,...]")] = ""
     coordinator: Annotated[str | None, arg("auto|HOST:PORT", "one process alone")] = None
     processes: Annotated[int | None, arg("N", "the cluster's")] = None

@@ -13,6 +13,7 @@ COMMON = {
     "beta2": 0.99,
     "clip": 1.0,
     "label_drop": 0.0,
+    "threads": 0,
 }
 
 IMAGES = COMMON | {
@@ -65,6 +66,7 @@ BY_DATA = {
         "decay": "linear",
         "steps": 7000,
         "grid": "karras(rho=9)",
+        "threads": 1,
     },
 }
 
@@ -72,3 +74,8 @@ BY_DATA = {
 def defaults_for(name, shape):
     """Settings for a data set: its own, or those of images or vectors by the shape of an example."""
     return BY_DATA.get(name) or (VECTORS if len(shape) == 1 else IMAGES)
+
+
+def threads_for(name):
+    """XLA's threads for a data set, which are settled before it is loaded."""
+    return BY_DATA.get(name, COMMON)["threads"]

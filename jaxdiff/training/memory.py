@@ -1,6 +1,7 @@
 """Memory of the host between the steps of a training run."""
 
 import ctypes
+import functools
 import resource
 import sys
 
@@ -27,14 +28,20 @@ def keep_freed_memory() -> bool:
     settings = {ARENA_MAX: 1, MMAP_MAX: 0, TRIM_THRESHOLD: NEVER}
     if mallopt is None or not all(mallopt(*item) for item in settings.items()):
         return False
+    _follow_compilations()
+    return True
+
+
+@functools.cache  # once
+def _follow_compilations():
     import jax
 
-    def compiled(event, seconds, **_):
-        if event == COMPILED and seconds > 0.5:
-            fill_holes()
+    jax.monitoring.register_event_duration_secs_listener(_after_event)
 
-    jax.monitoring.register_event_duration_secs_listener(compiled)
-    return True
+
+def _after_event(event, seconds, **_):
+    if event == COMPILED and seconds > 0.5:
+        fill_holes()
 
 
 def fill_holes() -> int:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import types
 
 import jax
 import pytest
@@ -67,12 +66,8 @@ def test_after_filling_no_block_is_sought_among_the_holes():
 def test_the_holes_of_a_long_compilation_are_filled(monkeypatch):
     calls = []
     monkeypatch.setattr(memory, "fill_holes", lambda: calls.append(1))
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: types.SimpleNamespace(mallopt=lambda *item: 1))
-    memory.keep_freed_memory()
-    try:
-        for seconds, expected in ((0.1, 0), (2.0, 1)):
-            jax.monitoring.record_event_duration_secs(memory.COMPILED, seconds)
-            assert len(calls) == expected
-    finally:
-        jax.monitoring.clear_event_listeners()
-    jax.monitoring.record_event_duration_secs("/jax/something/else", 2.0)
+    memory._follow_compilations()
+    memory._follow_compilations()
+    for event, seconds, expected in ((memory.COMPILED, 0.1, 0), ("/another", 2.0, 0), (memory.COMPILED, 2.0, 1)):
+        jax.monitoring.record_event_duration_secs(event, seconds)
+        assert len(calls) == expected

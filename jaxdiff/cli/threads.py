@@ -1,0 +1,45 @@
+"""Threads of XLA on a CPU."""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+
+from jaxdiff.core import check_count
+
+COUNT = "NPROC"  # what XLA takes for the number of cores, when its backend starts
+
+
+@contextlib.contextmanager
+def at_most(count):
+    """A context within which XLA's backend starts with `count` threads; 0 for one a core.
+
+    Shared among threads, a network whose operations take microseconds is no faster and costs a
+    third more processor time. Nothing is changed where several devices share the CPU, whose
+    collectives wait for each other's threads, where an accelerator may be found, whose compiler uses
+    them, where NPROC is set already, or where the backend runs.
+
+    Raises:
+      ValueError: for a negative count.
+    """
+    check_count("threads", least=0, threads=count)
+    if not count or COUNT in os.environ or not _single_cpu():
+        yield
+        return
+    os.environ[COUNT] = str(count)
+    try:
+        yield
+    finally:
+        os.environ.pop(COUNT, None)
+
+
+def _single_cpu():
+    import jax
+
+    only_cpu = jax.config.jax_platforms == "cpu" or not (
+        importlib.util.find_spec("libtpu")
+        or importlib.util.find_spec("jax_plugins")
+        or importlib.metadata.entry_points(group="jax_plugins")
+    )
+    several = "device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 1
+    return only_cpu and not several

@@ -1,0 +1,70 @@
+"""XLA's threads on a CPU."""
+
+import contextlib
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from jaxdiff.cli import main, threads
+from jaxdiff.cli.commands import Evaluate, threads_of
+from jaxdiff.cli.config import Train
+
+SEEN = """
+import os
+from jaxdiff.cli import threads
+with threads.at_most({count}):
+    import jax
+    jax.devices()
+assert "NPROC" not in os.environ
+names = [open(f"/proc/self/task/{{task}}/comm").read() for task in os.listdir("/proc/self/task")]
+print(sum(name.startswith("tf_XLA") for name in names))
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted there")
+def test_the_backend_starts_with_so_many_threads(one_device):
+    alone = {name: value for name, value in one_device.items() if name != "NPROC"}
+    one, three = (
+        int(subprocess.check_output([sys.executable, "-c", SEEN.format(count=count)], env=alone, text=True))
+        for count in (1, 3)
+    )
+    assert 0 < one < three
+
+
+def test_several_devices_and_a_count_of_the_users_are_left_alone(monkeypatch):
+    assert os.environ["NPROC"] == "32"
+    with threads.at_most(1):
+        assert os.environ["NPROC"] == "32"
+    monkeypatch.delenv("NPROC")
+    with threads.at_most(1):  # XLA_FLAGS ask for eight devices
+        assert "NPROC" not in os.environ
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(threads.importlib.metadata, "entry_points", lambda group: ["an accelerator"])
+    with jax_platforms(None), threads.at_most(1):
+        assert "NPROC" not in os.environ
+    with jax_platforms("cpu"), threads.at_most(1):
+        assert os.environ["NPROC"] == "1"
+    assert "NPROC" not in os.environ
+
+
+@contextlib.contextmanager
+def jax_platforms(value):
+    old = jax.config.jax_platforms
+    jax.config.update("jax_platforms", value)
+    yield
+    jax.config.update("jax_platforms", old)
+
+
+def test_whose_threads_they_are(tmp_path):
+    assert threads_of(Train()) == 1 and threads_of(Train(threads=0)) == 0
+    assert threads_of(Train(data="moons")) == 0 and threads_of(Train(coordinator="auto")) == 0
+    (tmp_path / "config.json").write_text('{"threads": 3}')
+    assert threads_of(Evaluate(str(tmp_path))) == 3
+
+
+def test_a_negative_count(capsys):
+    assert main(["train", "--threads", "-1"]) == 2
+    assert "expected threads to be an integer of at least 0, got -1" in capsys.readouterr().err
