@@ -68,6 +68,7 @@ def test_the_holes_of_a_long_compilation_are_filled(monkeypatch):
     monkeypatch.setattr(memory, "fill_holes", lambda: calls.append(1))
     memory._follow_compilations()
     memory._follow_compilations()
-    for event, seconds, expected in ((memory.COMPILED, 0.1, 0), ("/another", 2.0, 0), (memory.COMPILED, 2.0, 1)):
+    events = (memory.COMPILED, 0.1, 0), ("/another", 2.0, 0), (memory.COMPILED, 2.0, 1)
+    for event, seconds, expected in events:
         jax.monitoring.record_event_duration_secs(event, seconds)
         assert len(calls) == expected
