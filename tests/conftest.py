@@ -1,5 +1,6 @@
 """Settings that every test runs under; they have to stand before jax starts its backend."""
 
+import gc
 import importlib.metadata
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 # Eight CPU devices deadlock on two cores unless XLA's thread pool is larger than they are many.
@@ -31,6 +33,7 @@ os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax._src.interpreters import mlir  # noqa: E402
 
 # one for each worker of pytest-xdist: they must not read what another is writing
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
@@ -40,6 +43,20 @@ jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# thousands of small programs are compiled: each would fill a context of MLIR anew, a tenth of all tests' time
+_new_context, _contexts = mlir.make_ir_context, threading.local()
+
+
+def _context():
+    if not hasattr(_contexts, "one"):  # of a thread
+        _contexts.one = _new_context()
+    return _contexts.one
+
+
+mlir.make_ir_context = _context
+gc.freeze()  # what is imported by now stays
+gc.set_threshold(100_000, 50, 100)
 
 
 class Fork:
