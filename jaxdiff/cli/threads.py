@@ -15,7 +15,7 @@ def at_most(count):
     """A context within which XLA's backend starts with `count` threads; 0 for one a core.
 
     Shared among threads, a network whose operations take microseconds is no faster and costs a
-    third more processor time. Nothing is changed where several devices share the CPU, whose
+    fifth more processor time. Nothing is changed where several devices share the CPU, whose
     collectives wait for each other's threads, where an accelerator may be found, whose compiler uses
     them, where NPROC is set already, or where the backend runs.
 
