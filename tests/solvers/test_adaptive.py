@@ -181,7 +181,6 @@ def test_way_back_vmap_devices_and_save(make):
         np.testing.assert_allclose(both[1], run(x, grid, 0.9), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_tolerances_may_be_traced():
     process = processes.VP()
     grid = jd.grids.uniform(process, 2)
@@ -189,6 +188,7 @@ def test_tolerances_may_be_traced():
     np.testing.assert_allclose(legs.settings.rtol, [1e-2] * 2, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_unfinished_samples_are_nan_and_short_legs_are_the_estimate():
     process = processes.EDM()
     denoise, x = TARGET.denoiser(process), 80 * jnp.ones((3, 2))
