@@ -118,10 +118,13 @@ def digits_job(ema):
 
 
 def ours(ema):
-    """`step()` of jaxdiff's own update."""
+    """`step()` of jaxdiff's own update, the state packed as `fit` does it."""
     import jax
 
+    from jaxdiff.training.packed import form_of, pack
+
     update, state, batch, *_ = digits_job(ema)
+    state = pack(state, form_of(state.params))
     carry, key = [state], jax.random.key(1)
     compiled = jax.jit(update, donate_argnums=0).lower(state, batch, key).compile()
     batch = jax.device_put(batch)
@@ -192,6 +195,7 @@ def compile_seconds():
     import jax
 
     import jaxdiff as jd
+    from jaxdiff.training.parallel import packed
 
     update, state, batch, model, _ = digits_job((1000.0,))
     keys, labels = jax.random.split(jax.random.key(2), 64), batch["label"]
@@ -205,12 +209,12 @@ def compile_seconds():
         denoise = jd.denoiser(net, process, jd.parameterizations.edm(sigma_data=0.5))
         return jd.sample(keys, denoise, process, solver, grid, shape=(8, 8, 1))
 
-    layout = jd.training.parallel("jit", jax.devices()[:1])
+    layout = packed(jd.training.parallel("jit", jax.devices()[:1]), state.params)  # as `fit` does
     dispatch = jd.training.make_dispatch(update, lambda resident, item: item)
     items = jax.tree.map(lambda a: a[None], batch)
     start = time.process_time()
     step = layout.compile(dispatch, state)
-    step.lower(state, {}, items, jax.random.key_data(jax.random.key(1))).compile()
+    step.lower(layout.place(state), {}, items, jax.random.key_data(jax.random.key(1))).compile()
     middle = time.process_time()
     jd.training.over_devices(sample)(state.params, keys, labels)
     print(middle - start, time.process_time() - middle)

@@ -13,6 +13,7 @@ import tyro
 import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.cli import job as job_
+from jaxdiff.cli import threads
 from jaxdiff.cli.config import FREE, Train, arg, check_data, resolve, saved_settings
 from jaxdiff.cli.defaults import threads_for
 from jaxdiff.cli.names import FAMILIES, known
@@ -153,6 +154,9 @@ def train(given: Train):
     say(f"configuration, kept in {out}/config.json:")
     say(_listing(config))
     arrays = job_.arrays(job, dataset)
+    if config["evaluate"]:
+        number, wanted = config["samples"], _wanted(dataset, job, config["samples"])
+        floors = threads.meanwhile(lambda: jd.metrics.floors_for(dataset, number, wanted)) if first else None
 
     def picture(step, params):
         path = os.path.join(out, f"samples-{step:06d}")
@@ -171,7 +175,8 @@ def train(given: Train):
     )
     say(f"trained to step {int(state.step)}; checkpoints in {out}/checkpoints")
     if config["evaluate"]:
-        _evaluate(state.ema[0] if state.ema else state.params, dataset, job, config, draw, config["samples"])
+        served = state.ema[0] if state.ema else state.params
+        _evaluate(served, dataset, job, config, draw, number, floors)
 
 
 def sample(given: Sample):
@@ -291,16 +296,21 @@ def _draw_and_save(draw, params, job, config, number, seed, labels, out, title=N
     return x
 
 
-def _evaluate(params, dataset, job, config, draw, number):
-    """Samples with the held-out split's labels, so that class proportions are equal."""
-    run, labels = config["out"], None
-    if job.num_classes is not None:
-        labels = job_.check_labels(dataset.held_out["label"], number, job.num_classes)
+def _wanted(dataset, job, number):
+    """The labels of samples to be evaluated: the held-out split's, so that class proportions are equal."""
+    if job.num_classes is None:
+        return None
+    return job_.check_labels(dataset.held_out["label"], number, job.num_classes)
+
+
+def _evaluate(params, dataset, job, config, draw, number, floors=None):
+    """Draws samples and prints their scores; `floors()` are waited for, where they are under way."""
+    run, labels = config["out"], _wanted(dataset, job, number)
     out = os.path.join(run, "samples")
     x = _draw_and_save(draw, params, job, config, number, config["seed"], labels, out)
     if not training.distributed.first():
         return
-    scores = jd.metrics.evaluate(dataset, x, labels)
+    scores = jd.metrics.evaluate(dataset, x, labels, floors=floors and floors())
     print(jd.metrics.table(scores))
     write_json(
         os.path.join(run, "metrics.json"),

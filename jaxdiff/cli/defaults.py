@@ -65,6 +65,7 @@ BY_DATA = {
         "augment_above": 0.1,
         "decay": "linear",
         "steps": 7000,
+        "checkpoint_every": 1000,  # half a minute
         "grid": "karras(rho=9)",
         "threads": 1,
     },

@@ -1,9 +1,11 @@
-"""Threads of XLA on a CPU."""
+"""Threads: how many XLA has on a CPU, and one beside it."""
 
+import concurrent.futures
 import contextlib
 import importlib.metadata
 import importlib.util
 import os
+import threading
 
 from jaxdiff.core import check_count
 
@@ -31,6 +33,23 @@ def at_most(count):
         yield
     finally:
         os.environ.pop(COUNT, None)
+
+
+def meanwhile(function):
+    """Calls `function` in a thread beside what follows; returns what waits for its result.
+
+    The thread ends with the process: a command that is stopped does not wait for it.
+    """
+    future = concurrent.futures.Future()
+
+    def run():
+        try:
+            future.set_result(function())
+        except BaseException as error:  # the caller's, when it asks for the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result
 
 
 def _single_cpu():

@@ -1,6 +1,9 @@
 """All metrics of one set of samples, each beside its real-against-real floor."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,48 +23,97 @@ class Score:
     floor: float
 
 
-def evaluate(dataset, samples, labels=None, *, draws=5, seed=0, folder=None):
-    """Every metric that fits the data, with its floor.
+class Floors(NamedTuple):
+    """What real data score in the samples' place, and all that the samples are measured with.
 
-    Samples are compared with the held-out split, at equal numbers (only the sliced Wasserstein
-    distance at more than 2,000). The floor of a metric is its value with training examples in the
-    samples' place, averaged over `draws` subsets (the floor of label accuracy is that of the
-    held-out images): a number without its floor means nothing. Where samples have labels, both are
-    taken in the held-out split's class proportions. Memorisation is measured in pixels; its floor
-    is 1/2 by definition.
+    Attributes:
+      values: dict from metric to floor.
+      real: the held-out examples that samples are compared with.
+      number: of the samples.
+      chosen: (size,) which of them are compared.
+      labels: (number,) the samples' classes, or None.
+      measure: `(fake, real) -> ` dict from metric to value.
+    """
+
+    values: dict
+    real: dict
+    number: int
+    chosen: np.ndarray
+    labels: np.ndarray | None
+    measure: Callable
+
+
+def floors_for(dataset, number, labels=None, *, draws=5, seed=0, folder=None):
+    """The floors of `evaluate`, which need no samples: they can be made while a network trains.
+
+    The floor of a metric is its value with training examples in the samples' place, averaged over
+    `draws` subsets (the floor of label accuracy is that of the held-out images, as the classifier
+    knows the training labels by heart).
 
     Args:
       dataset: a `jaxdiff.data.Dataset`, or any record with `train`, `held_out`, `num_classes`.
-      samples: (n, *shape) in data units, rounded as the data (`dataset.from_model`).
-      labels: (n,) the classes that the samples were asked for, or None.
+      number: of the samples to come.
+      labels: (number,) the classes that they will be asked for, or None.
       draws: subsets of the training split.
       seed: of all draws.
       folder: of the classifier's cache; None is the user's.
+
+    Raises:
+      ValueError: for labels of another number, or fewer than six samples or held-out examples.
+    """
+    labels = _check_numbers(dataset, number, labels)
+    rng = np.random.default_rng(seed)
+    size = min(number, len(dataset.held_out["x"]))
+    real = _draw(rng, dataset.held_out, size)
+    like = None if labels is None else real  # a floor is drawn as the samples are
+    index = {"x": np.arange(number)}
+    chosen = _draw(rng, index if labels is None else index | {"label": labels}, size, like)["x"]
+    trains = [_draw(rng, dataset.train, size, like) for _ in range(draws)]
+    judge, measure = None, _vector_metrics
+    if dataset.num_classes and real["x"].ndim > 2:
+        judge = feature_classifier(dataset.train["x"], dataset.train["label"], folder=folder)
+        measure = functools.partial(_image_metrics, judge=judge)
+    found = [measure(train, real) for train in trains]
+    values = {name: float(np.mean([scores[name] for scores in found])) for name in found[0]}
+    if "label_accuracy" in values:
+        values["label_accuracy"] = float(np.mean(judge.predict(real["x"]) == real["label"]))
+    return Floors(values, real, number, chosen, labels, measure)
+
+
+def evaluate(dataset, samples, labels=None, *, draws=5, seed=0, folder=None, floors=None):
+    """Every metric that fits the data, with its floor.
+
+    Samples are compared with the held-out split, at equal numbers (only the sliced Wasserstein
+    distance at more than 2,000). Each metric has its floor (`floors_for`) beside it: a number without
+    that means nothing. Where samples have labels, both are taken in the held-out split's class
+    proportions. Memorisation is measured in pixels; its floor is 1/2 by definition.
+
+    Args:
+      dataset, labels, draws, seed, folder: as of `floors_for`.
+      samples: (n, *shape) in data units, rounded as the data (`dataset.from_model`).
+      floors: `Floors` for as many samples with these labels, if they are made already; draws, seed and
+        folder are theirs then.
 
     Returns:
       dict from name to `Score`, in the order of `table`.
 
     Raises:
-      ValueError: samples of another shape or not finite, or fewer than six of them or held out.
+      ValueError: samples of another shape or not finite, floors of others, or fewer than six samples
+        or held-out examples.
     """
-    samples, labels = _check(dataset, samples, labels)
-    rng = np.random.default_rng(seed)
-    size = min(len(samples), len(dataset.held_out["x"]))
-    real = _draw(rng, dataset.held_out, size)
+    samples = _check_samples(dataset, samples)
+    labels = _check_numbers(dataset, len(samples), labels)
+    if floors is None:
+        floors = floors_for(dataset, len(samples), labels, draws=draws, seed=seed, folder=folder)
+    if floors.number != len(samples) or not np.array_equal(floors.labels, labels):
+        raise ValueError(
+            f"evaluate: expected floors for these {len(samples)} samples and their labels, got some for "
+            f"{floors.number} or with other labels; make them with floors_for"
+        )
     fake = {"x": samples} if labels is None else {"x": samples, "label": labels}
-    like = None if labels is None else real  # a floor is drawn as the samples are
-    fake = _draw(rng, fake, size, like)
-    trains = [_draw(rng, dataset.train, size, like) for _ in range(draws)]
-    measure = _image_metrics if dataset.num_classes and real["x"].ndim > 2 else _vector_metrics
-    judge = None
-    if measure is _image_metrics:
-        judge = feature_classifier(dataset.train["x"], dataset.train["label"], folder=folder)
-    values = measure(fake, real, judge)
-    floors = [measure(train, real, judge) for train in trains]
-    scores = {k: Score(v, float(np.mean([f[k] for f in floors]))) for k, v in values.items()}
-    if "label_accuracy" in scores:  # the classifier knows the training labels by heart
-        floor = float(np.mean(judge.predict(real["x"]) == real["label"]))
-        scores["label_accuracy"] = Score(values["label_accuracy"], floor)
+    fake, real = {name: value[floors.chosen] for name, value in fake.items()}, floors.real
+    values = floors.measure(fake, real)
+    scores = {name: Score(value, floors.values[name]) for name, value in values.items()}
     share = memorisation_share(_flat(dataset.train["x"]), _flat(real["x"]), _flat(fake["x"]))
     return {**scores, "memorisation_share": Score(share, 0.5)}
 
@@ -75,7 +127,7 @@ def table(scores):
     return "\n".join(lines)
 
 
-def _image_metrics(fake, real, judge):
+def _image_metrics(fake, real, *, judge):
     """Metrics in the features of a classifier, plus the forest on pixels."""
     fake, real = ({k: v[:MOST] for k, v in arrays.items()} for arrays in (fake, real))
     x, y = judge.features(fake["x"]), judge.features(real["x"])
@@ -94,7 +146,7 @@ def _image_metrics(fake, real, judge):
     return {**values, "two_sample_accuracy": classifier_two_sample(fake["x"], real["x"])}
 
 
-def _vector_metrics(fake, real, _):
+def _vector_metrics(fake, real):
     """Metrics on the values themselves: for vectors, and for images without labels."""
     x, y = _flat(fake["x"]), _flat(real["x"])
     wasserstein = sliced_wasserstein(x, y)
@@ -113,7 +165,7 @@ def _vector_metrics(fake, real, _):
     }
 
 
-def _check(dataset, samples, labels):
+def _check_samples(dataset, samples):
     samples = np.asarray(samples, np.float32)
     shape = dataset.train["x"].shape[1:]
     if samples.shape[1:] != shape:
@@ -121,14 +173,16 @@ def _check(dataset, samples, labels):
     if not np.isfinite(samples).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(samples))[0])
         raise ValueError(f"evaluate: expected finite samples, got {samples[index]} at {index}")
-    if labels is not None and np.shape(labels) != (len(samples),):
-        raise ValueError(
-            f"evaluate: expected labels of shape ({len(samples)},), got {np.shape(labels)}"
-        )
-    for what, count in (("samples", len(samples)), ("held-out examples", len(dataset.held_out["x"]))):
+    return samples
+
+
+def _check_numbers(dataset, number, labels):
+    if labels is not None and np.shape(labels) != (number,):
+        raise ValueError(f"evaluate: expected labels of shape ({number},), got {np.shape(labels)}")
+    for what, count in (("samples", number), ("held-out examples", len(dataset.held_out["x"]))):
         if count < LEAST:
             raise ValueError(f"evaluate: expected at least {LEAST} {what}, got {count}; take more")
-    return samples, None if labels is None else np.asarray(labels)
+    return None if labels is None else np.asarray(labels)
 
 
 def _flat(x):

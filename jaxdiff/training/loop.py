@@ -12,8 +12,8 @@ from jaxdiff.training import checkpoints, distributed, flops, replay, runs
 from jaxdiff.training import ema as ema_
 from jaxdiff.training import tensorboard as tensorboard_
 from jaxdiff.training.feed import make_feed
-from jaxdiff.training.optimizers import adamw, learning_rates
-from jaxdiff.training.parallel import check_batch_size, make_dispatch
+from jaxdiff.training.optimizers import Elementwise, adamw, learning_rates
+from jaxdiff.training.parallel import check_batch_size, make_dispatch, packed
 from jaxdiff.training.parallel import parallel as make_parallel
 from jaxdiff.training.recorder import Recorder, Watch
 from jaxdiff.training.snapshots import COUNT
@@ -124,6 +124,8 @@ def fit(
     optimizer = optimizer or adamw(learning_rates(1e-3, steps))
     update = make_update(loss, optimizer, profiles, accumulate, nonfinite)
     state = init_state(params, optimizer, profiles)
+    if isinstance(optimizer, Elementwise):
+        layout = packed(layout, state.params)
     config = config or {
         "steps": steps, "batch_size": batch_size, "seed": seed, "accumulate": accumulate,
         "ema": [ema_.name(profile) for profile in profiles],

@@ -10,6 +10,7 @@ import numpy as np
 from jaxdiff import losses
 from jaxdiff.core import check_positive, fold_in, match_dims
 from jaxdiff.times import Times, stratified
+from jaxdiff.training.state import QUICK
 
 BINS = 8
 
@@ -23,11 +24,14 @@ class NoiseLevels:
     @functools.cached_property
     def edges(self):
         """`(BINS + 1,)` log-SNR, rising, within +-50; the outer bins hold what lies beyond."""
-        with jax.ensure_compile_time_eval():
+        def at_quantiles(numbers):
             u = jnp.clip(jnp.linspace(0, 1, BINS + 1), 1e-6, 1 - 1e-6)
-            t = self._times.quantile(self._process, u, **self._times.numbers)
-            log_snr = self._process.log_snr(jnp.clip(t, self._process.t_min, self._process.t_max))
-            return np.sort(np.clip(np.nan_to_num(np.asarray(log_snr, np.float64)), -50, 50))
+            t = self._times.quantile(self._process, u, **numbers)
+            return self._process.log_snr(jnp.clip(t, self._process.t_min, self._process.t_max))
+
+        with jax.ensure_compile_time_eval():
+            log_snr = jax.jit(at_quantiles, compiler_options=QUICK)(self._times.numbers)
+        return np.sort(np.clip(np.nan_to_num(np.asarray(log_snr, np.float64)), -50, 50))
 
     def times(self, keys, strata):
         """`(batch,)` training times of `(batch,)` examples' keys."""

@@ -7,6 +7,10 @@ from jaxdiff.core import check_choice, check_positive
 DECAYS = ("cosine", "linear", "constant")
 
 
+class Elementwise(optax.GradientTransformationExtraArgs):
+    """An optimizer to which it is all one in which array a number lies; `fit` may pack arrays for it."""
+
+
 def learning_rates(peak, steps, warmup=0, decay="cosine"):
     """A schedule: `peak (k + 1) / warmup` over the first updates, then down to 0 at `steps`.
 
@@ -56,6 +60,5 @@ def adamw(learning_rate, *, beta1=0.9, beta2=0.999, weight_decay=0.0, clip=1.0):
         if not 0 <= value < float("inf"):
             raise ValueError(f"adamw: expected {name} to be finite and at least 0, got {value}")
     steps = [optax.clip_by_global_norm(clip)] if clip else []
-    return optax.chain(
-        *steps, optax.adamw(learning_rate, b1=beta1, b2=beta2, weight_decay=weight_decay)
-    )
+    rule = optax.adamw(learning_rate, b1=beta1, b2=beta2, weight_decay=weight_decay)
+    return Elementwise(*optax.chain(*steps, rule))

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from jaxdiff.core import batch_over, check_choice
 from jaxdiff.training.mesh import BATCH, make_mesh, mesh_sizes, shardings
+from jaxdiff.training.packed import form_of, pack, unpack
 from jaxdiff.training.update import scan_updates
 
 MODES = ("auto", "pmap", "jit")
@@ -23,6 +24,7 @@ class Parallel(NamedTuple):
       mode: `pmap` or `jit`.
       devices: number of devices.
       batch_devices: number of parts that a batch is cut into.
+      whole: whether every device has the whole state.
       part: `(index, count)`: this process supplies the rows of part `index` of `count` of a batch.
       place: train state on the host -> on the devices, owned by no one else (it may be donated).
       replicate: host tree -> a copy on every device.
@@ -35,6 +37,7 @@ class Parallel(NamedTuple):
     mode: str
     devices: int
     batch_devices: int
+    whole: bool
     part: tuple
     place: Callable
     replicate: Callable
@@ -64,6 +67,20 @@ def parallel(mode="auto", devices=None, mesh=""):
     if mode == "pmap" and not plain:
         raise ValueError(f"parallel: expected a mesh of the data axis alone for pmap, got {mesh!r}; use jit")
     return _pmap(devices) if mode == "pmap" else _jit(devices, sizes)
+
+
+def packed(layout, params):
+    """`layout` with the parameters, averages and moments of a state packed on the devices, where that pays.
+
+    They are not where the network is large or its state is cut over the devices.
+    """
+    form = form_of(params) if layout.whole else None
+    if form is None:
+        return layout
+    return layout._replace(
+        place=lambda state: layout.place(pack(jax.tree.map(np.asarray, state), form)),
+        fetch=lambda tree: unpack(layout.fetch(tree)),
+    )
 
 
 def over_devices(function):
@@ -162,7 +179,7 @@ def _jit(devices, sizes):
         return jax.tree.map(lambda a: jax.make_array_from_process_local_data(split, a), items)
 
     return Parallel(
-        mode="jit", devices=len(devices), batch_devices=sizes["data"] * sizes["fsdp"],
+        mode="jit", devices=len(devices), batch_devices=sizes["data"] * sizes["fsdp"], whole=plain,
         part=_part(NamedSharding(mesh, PartitionSpec(BATCH)), sizes["data"] * sizes["fsdp"]),
         place=lambda state: place(state, layout(state)),
         replicate=lambda tree: place(tree, jax.tree.map(lambda _: everywhere, tree)),
@@ -244,7 +261,7 @@ def _pmap(devices):
         return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data)[0], tree)
 
     return Parallel(
-        mode="pmap", devices=len(devices), batch_devices=len(devices),
+        mode="pmap", devices=len(devices), batch_devices=len(devices), whole=True,
         part=(jax.process_index(), jax.process_count()), place=replicate, replicate=replicate,
         shard=shard, compile=compile, fetch=fetch,
     )

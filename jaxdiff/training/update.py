@@ -6,6 +6,7 @@ import optax
 
 from jaxdiff.core import check_choice, fold_in
 from jaxdiff.training import ema as ema_
+from jaxdiff.training.packed import pack_like, unpack
 
 NONFINITE = ("stop", "skip")
 
@@ -32,10 +33,10 @@ def make_update(loss, optimizer, ema=(), accumulate=1, nonfinite="stop"):
         caller, who sees `finite`.
 
     Returns:
-      `update`: `state` a `TrainState`, `batch` a pytree of `(batch, ...)` arrays (the device's part
-      under `pmap`), `key` the run's key. `metrics` holds scalars over the global batch: `loss`,
-      `grad_norm` (before clipping) and `finite`, whether both are; and `levels`, `(2, bins)`: the losses of
-      the examples of each noise level and their number, both summed up to one factor, or None.
+      `update`: `state` a `TrainState`, packed or not (`packed.pack`), `batch` a pytree of `(batch, ...)`
+      arrays (the device's part under `pmap`), `key` the run's key. `metrics` holds scalars over the global
+      batch: `loss`, `grad_norm` (before clipping) and `finite`, whether both are; and `levels`, `(2, bins)`:
+      the losses of the examples of each noise level and their number, both summed up to one factor, or None.
     """
     check_choice("make_update", "nonfinite", nonfinite, NONFINITE)
     profiles, levels = [ema_.profile(spec) for spec in ema], getattr(loss, "noise_levels", None)
@@ -53,7 +54,8 @@ def make_update(loss, optimizer, ema=(), accumulate=1, nonfinite="stop"):
                 )
             return jnp.mean(values), levels and levels.sums(values, keys, (index, total))
 
-        result = _mean_gradient(mean, state.params, (batch, keys, index), accumulate)
+        sums, grads = _mean_gradient(mean, unpack(state.params), (batch, keys, index), accumulate)
+        result = sums, pack_like(grads, state.params)
         if axis_name is not None:
             result = jax.lax.pmean(result, axis_name)
         (value, sums), grads = result

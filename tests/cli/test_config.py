@@ -22,7 +22,7 @@ def test_defaults_go_by_data_and_given_settings_win(digits):
     toy = resolve(Train(data="moons"), jd.data.load("moons"))
     assert toy["model"].startswith("MLP") and toy["process"] == "RectifiedFlow"
     assert toy["out"] == "runs/moons" and toy["ema"] == ["400"]
-    assert (config["checkpoint_every"], toy["checkpoint_every"]) == (500, 2000)
+    assert (config["checkpoint_every"], toy["checkpoint_every"]) == (1000, 2000)
     assert resolve(Train(data="moons", checkpoint_every=7), jd.data.load("moons"))["checkpoint_every"] == 7
 
 

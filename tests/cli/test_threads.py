@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 
 import jax
 import pytest
@@ -69,3 +70,23 @@ def test_whose_threads_they_are(tmp_path):
 def test_a_negative_count(capsys):
     assert main(["train", "--threads", "-1"]) == 2
     assert "expected threads to be an integer of at least 0, got -1" in capsys.readouterr().err
+
+
+def test_a_thread_beside_gives_its_result_or_its_error_when_asked():
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        go_on.wait(10)
+        return 5
+
+    result = threads.meanwhile(work)
+    assert begun.wait(10)  # it runs while this goes on
+    go_on.set()
+    assert result() == 5
+
+    def fail():
+        raise ValueError("its own")
+
+    with pytest.raises(ValueError, match="its own"):
+        threads.meanwhile(fail)()

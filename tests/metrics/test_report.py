@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxdiff.data as data
-from jaxdiff.metrics import classifier, evaluate, report, table
+from jaxdiff.metrics import classifier, evaluate, floors_for, report, table
 from jaxdiff.metrics import classifier_two_sample as forest
 
 
@@ -29,6 +29,8 @@ def test_digits_against_copies_and_fresh_images(tmp_path):
     small = _subset(digits)
     fresh = evaluate(small, digits.train["x"][300:600], digits.train["label"][300:600],
                      draws=2, folder=tmp_path)  # fmt: skip
+    before = floors_for(small, 300, digits.train["label"][300:600], draws=2, folder=tmp_path)
+    assert before.values == {k: s.floor for k, s in fresh.items() if k != "memorisation_share"}
     copies = evaluate(small, small.train["x"][:150], None, draws=2, folder=tmp_path)
     assert copies["memorisation_share"].value > 0.7 > 0.6 > fresh["memorisation_share"].value
     assert 0.6 < fresh["frechet_distance"].value / fresh["frechet_distance"].floor < 1.5
@@ -47,6 +49,23 @@ def test_vectors_against_a_shifted_copy():
     bad = evaluate(moons, moons.train["x"] + 1.0, draws=2)
     assert good["sliced_wasserstein"].value < 3 * good["sliced_wasserstein"].floor
     assert bad["sliced_wasserstein"].value > 0.5 and bad["two_sample_accuracy"].value > 0.8
+
+
+def test_floors_made_before_the_samples_change_nothing():
+    moons = data.load("moons", train=60, held_out=30)
+    samples = data.load("moons", train=40, seed=9).train["x"]
+    before = floors_for(moons, 40, draws=2, seed=3)
+    scores = evaluate(moons, samples, draws=2, seed=3)
+    assert evaluate(moons, samples, floors=before) == scores
+    assert evaluate(moons, samples, draws=2, seed=4) != scores
+
+
+@pytest.mark.parametrize("number, labels", [(39, None), (40, np.zeros(40))])
+def test_floors_of_other_samples_are_refused(number, labels):
+    moons = data.load("moons", train=60, held_out=30)
+    before = floors_for(moons, number, labels, draws=1)
+    with pytest.raises(ValueError, match=rf"floors for these 40 samples .*, got some for {number}"):
+        evaluate(moons, moons.train["x"][:40], floors=before)
 
 
 def test_draws_follow_the_class_proportions():
