@@ -1,6 +1,7 @@
 """What every room uses: arrays and checks, the pytree dataclass, per-sample keys."""
 
 from jaxdiff.core.arrays import (
+    QUICK,
     concrete,
     host,
     is_concrete,
@@ -24,6 +25,7 @@ from jaxdiff.core.tangents import quadratic_forms, random_tangents, unit_tangent
 from jaxdiff.core.tree import dataclass, static_field
 
 __all__ = [
+    "QUICK",
     "batch_keys",
     "batch_over",
     "check_choice",

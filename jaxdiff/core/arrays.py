@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+QUICK = {"xla_backend_optimization_level": 0}  # compiler options of what runs once, or in no time
+
 
 def is_concrete(*trees):
     """Whether no leaf of `trees` is a tracer, so that values may be looked at before compilation."""

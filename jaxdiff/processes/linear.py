@@ -1,12 +1,13 @@
 """The one formula of every continuous process: linear in clean data, a second endpoint and noise."""
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import is_concrete, match_dims, namespace, normal_like, safe_divide, safe_sqrt
+from jaxdiff.core import QUICK, is_concrete, match_dims, namespace, normal_like, safe_divide, safe_sqrt
 
 
 class LinearProcess:
@@ -121,7 +122,7 @@ class LinearProcess:
 
     def derivatives(self, t):
         """Time derivatives `(a', b', c')` by forward mode."""
-        return _forward_mode(self.coefficients, t, self)
+        return _forward_mode(_coefficients, t, self)
 
     def drift(self, x, t):
         """Drift `f(t) x` of the forward SDE `dx = f x dt + g dw`, `f = a' / a`; singular at a = 0."""
@@ -134,7 +135,7 @@ class LinearProcess:
     def sde(self, t):
         """`(f, g^2)` of the forward SDE at `t` (Song et al. (2021), arXiv:2011.13456)."""
         a, variance = self.coefficients(t)[0], self.variance(t)
-        slope = _forward_mode(lambda t: (self.coefficients(t)[0], self.variance(t)), t, self)
+        slope = _forward_mode(_mean_and_variance, t, self)
         with np.errstate(divide="ignore", invalid="ignore"):
             f = slope[0] / a
             return f, slope[1] - 2 * f * variance
@@ -227,13 +228,31 @@ def _halved(xp, process, log_snr):
 
 
 def _forward_mode(fn, t, process):
-    """Derivative of `fn` along `t`: in float64 on the host where all is known, traced otherwise."""
+    """Derivative of `fn(process, t)` along `t`: in float64 on the host where all is known, traced otherwise.
+
+    Host times are brought to one of few lengths, for each of which the derivative is compiled.
+    """
     if namespace(t, process) is jnp:
         t = jnp.asarray(t, jnp.result_type(t, float))
-        return jax.jvp(fn, (t,), (jnp.ones_like(t),))[1]
+        return jax.jvp(lambda t: fn(process, t), (t,), (jnp.ones_like(t),))[1]
+    size, shape = np.size(t), np.shape(t)
+    repeated = np.resize(np.asarray(t, np.float64), max(64, 1 << (size - 1).bit_length()))
     with jax.ensure_compile_time_eval(), _x64():
-        t = jnp.asarray(t, jnp.float64)
-        return tuple(np.asarray(d) for d in jax.jvp(fn, (t,), (jnp.ones_like(t),))[1])
+        slopes = map(np.asarray, _slopes(fn, process, repeated))
+    return tuple(slope[:size].reshape(shape) if slope.ndim else slope for slope in slopes)
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+def _slopes(fn, process, t):
+    return jax.jvp(lambda t: fn(process, t), (t,), (jnp.ones_like(t),))[1]
+
+
+def _coefficients(process, t):
+    return process.coefficients(t)
+
+
+def _mean_and_variance(process, t):
+    return process.coefficients(t)[0], process.variance(t)
 
 
 def _x64():

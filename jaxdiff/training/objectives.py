@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import losses
-from jaxdiff.core import check_positive, fold_in, match_dims
+from jaxdiff.core import QUICK, check_positive, fold_in, match_dims
 from jaxdiff.times import Times, stratified
-from jaxdiff.training.state import QUICK
 
 BINS = 8
 

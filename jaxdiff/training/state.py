@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import dataclass
+from jaxdiff.core import QUICK, dataclass
 from jaxdiff.training import ema as ema_
-
-QUICK = {"xla_backend_optimization_level": 0}  # for what runs once
 
 
 @dataclass

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.processes import linear
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
 ZERO_SNR = np.append(BETAS[:-1], 1.0)
@@ -215,3 +216,14 @@ def test_processes_are_pytrees_under_jit_grad_and_vmap():
 def test_wrong_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_derivatives_on_the_host_are_compiled_once_for_grids_of_any_usual_length():
+    process, t = jd.processes.VP(beta_max=17.0), np.linspace(1.0, 0.01, 60).reshape(3, 20)
+    whole = process.derivatives(t)
+    compiled = linear._slopes._cache_size()
+    for part in (np.s_[1], np.s_[2, 5], np.s_[:, :2], np.s_[0, ::3]):
+        for got, slope in zip(process.derivatives(t[part]), whole, strict=True):
+            np.testing.assert_array_equal(got, np.broadcast_to(slope, t.shape)[part], strict=True)
+    assert linear._slopes._cache_size() == compiled
+    assert process.derivatives(np.ones(200))[0].shape == (200,)
