@@ -23,7 +23,7 @@ _FLAGS = [
     "--xla_cpu_collective_call_terminate_timeout_seconds=60",
     # wrong sums in some loops over thousands of rows (jax 0.10 and 0.12): the tests hold the mathematics
     "--xla_cpu_experimental_ynn_fusion_type=",
-    # tests compile more than they compute
+    # tests compile more than they compute; in jax 0.10 it miscompiles now and then (test_fitted has a case)
     "--xla_backend_optimization_level=0",
     "--xla_cpu_parallel_codegen_split_count=1",
 ]

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jaxdiff.core import batch_over, check_choice
+from jaxdiff.core import QUICK, batch_over, check_choice
 from jaxdiff.training.mesh import BATCH, make_mesh, mesh_sizes, shardings
 from jaxdiff.training.packed import form_of, pack, unpack
 from jaxdiff.training.update import scan_updates
@@ -192,7 +192,7 @@ def _options():
     flags = os.environ.get("XLA_FLAGS", "")
     if jax.default_backend() != "cpu" or "xla_backend_optimization_level" in flags:
         return {}
-    return {"compiler_options": {"xla_backend_optimization_level": 1}}
+    return {"compiler_options": QUICK}
 
 
 def _put(array, sharding):

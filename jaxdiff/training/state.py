@@ -44,7 +44,7 @@ def init_state(params, optimizer, ema):
 def init_params(model, key, shape, condition=None):
     """Initial parameters of a network.
 
-    Compiled without optimisation: that takes a quarter of the time of an optimised or an eager one.
+    Compiled with little optimisation; an eager one compiles a program for every shape.
 
     Args:
       model: Flax module of `jd.models`.

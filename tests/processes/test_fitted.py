@@ -81,6 +81,14 @@ def test_ends_and_inverse(process):
     assert np.isfinite(rows.next).all()
 
 
+def test_derivatives_of_the_fitted_path_are_those_of_its_pieces():
+    process = P.kinetic_optimal(np.random.default_rng(0).normal(size=(200, 2)), nodes=33)
+    t = np.linspace(0.01, 0.99, 200)
+    up, down = process.coefficients(t + 1e-7), process.coefficients(t - 1e-7)
+    for slope, high, low in zip(process.derivatives(t), up, down, strict=True):
+        np.testing.assert_allclose(slope, (high - low) / 2e-7, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_a_learned_schedule_lowers_the_variance_of_the_bound():
     target = jd.testing.gaussian_mixture(
