@@ -67,7 +67,9 @@ def fit(
       steps: number of updates.
       batch_size: examples of an update, over all devices.
       seed: seed of data order, times, noise and dropout.
-      optimizer: an optax transformation; AdamW at 1e-3 with a cosine decay by default.
+      optimizer: an optax transformation; AdamW at 1e-3 with a cosine decay by default. With `adamw`, small
+        networks' parameters, averages and moments lie on the devices in one vector each; others see the
+        arrays.
       ema: profiles of the averages of the parameters: half-lives in updates, or words such as "power:0.05"
         (`ema.profile`). The first one is served.
       snapshot_every: updates between snapshots of the averages of power profiles, out of which `synthesize`
