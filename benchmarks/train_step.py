@@ -38,15 +38,20 @@ def arrays(shape, batch):
 
 
 def jax_side(shape, batch, channels, attention_resolutions):
-    """`(step, parameters, FLOPs)` of the U-Net on jax; `step()` returns when it is done."""
+    """`(step, parameters, FLOPs)` of the U-Net on jax; `step()` returns when it is done.
+
+    Arrays are packed as `fit` packs them; AdamW on torch is its fused one.
+    """
     import jax
     import optax
 
     from jaxdiff import models
+    from jaxdiff.training.packed import form_of, pack, pack_like, unpack
 
     model = models.UNet(channels, 1, attention_resolutions, num_classes=CLASSES)
     x, c_noise, label = arrays(shape, batch)
     params = jax.jit(model.init)(jax.random.key(0), x, c_noise)["params"]
+    params = pack(params, form) if (form := form_of(params)) else params
     optimizer = optax.adamw(1e-3)
     carry = [params, optimizer.init(params)]
 
@@ -54,8 +59,8 @@ def jax_side(shape, batch, channels, attention_resolutions):
         def loss(params):
             return ((model.apply({"params": params}, x, c_noise, label) - x) ** 2).mean()
 
-        value, grads = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(grads, state, params)
+        value, grads = jax.value_and_grad(loss)(unpack(params))
+        updates, state = optimizer.update(pack_like(grads, params), state, params)
         return optax.apply_updates(params, updates), state, value
 
     compiled = jax.jit(update, donate_argnums=(0, 1)).lower(*carry).compile()

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdiff.core import dataclass, namespace, static_field
 
-MOST = 2**22  # scalars: of larger networks the copies cost more than the number of arrays
+MOST = 2**20  # scalars: of networks three times as large the copies cost more than the number of arrays
 
 
 class Form(NamedTuple):
