@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from jaxdiff.training import adamw, fingerprint, fit, init_state, make_dispatch, make_update, parallel
+from jaxdiff.training.optimizers import Elementwise
 from jaxdiff.training.packed import MOST, Packed, form_of, pack, unpack
 from jaxdiff.training.parallel import packed
 from jaxdiff.training.state import leaves_by_path
@@ -100,14 +101,17 @@ def test_a_run_keeps_its_arrays_by_name(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, seen[-1], state.ema[0])
 
 
-def test_an_optimizer_of_ones_own_sees_the_arrays():
-    """It may treat each array by itself, as those with a trust ratio do."""
+def test_an_optimizer_of_ones_own_sees_the_arrays_and_an_elementwise_one_a_vector():
+    """One's own may treat each array by itself, as those with a trust ratio do."""
     shapes = []
 
     def update(grads, state, params):
-        shapes.append(jax.tree.map(np.shape, grads))
+        shapes.append([leaf.shape for leaf in jax.tree.leaves(grads)])
         return jax.tree.map(jnp.zeros_like, grads), state
 
-    optimizer = optax.GradientTransformation(lambda params: (), update)
-    fit(PARAMS, loss, DATA, steps=1, batch_size=8, optimizer=optimizer, progress=False)
-    assert shapes and all(shape == jax.tree.map(np.shape, PARAMS) for shape in shapes)
+    own = optax.GradientTransformation(lambda params: (), update)
+    for optimizer in (own, Elementwise(*own)):
+        fit(PARAMS, loss, DATA, steps=1, batch_size=8, optimizer=optimizer, parallel="jit", progress=False)
+    arrays, vector = [leaf.shape for leaf in jax.tree.leaves(PARAMS)], [(29,)]
+    assert [shape for k, shape in enumerate(shapes) if shape not in shapes[:k]] == [arrays, vector]
+    assert isinstance(OPTIMIZER, Elementwise)
