@@ -66,6 +66,7 @@ BY_DATA = {
         "decay": "linear",
         "steps": 7000,
         "checkpoint_every": 1000,  # half a minute
+        "picture_every": 2000,
         "grid": "karras(rho=9)",
         "threads": 1,
     },
