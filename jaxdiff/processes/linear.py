@@ -1,7 +1,6 @@
 """The one formula of every continuous process: linear in clean data, a second endpoint and noise."""
 
 import contextlib
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -230,7 +229,8 @@ def _halved(xp, process, log_snr):
 def _forward_mode(fn, t, process):
     """Derivative of `fn(process, t)` along `t`: in float64 on the host where all is known, traced otherwise.
 
-    Host times are brought to one of few lengths, for each of which the derivative is compiled.
+    Host times are brought to one of few lengths, for each of which the derivative is compiled, unless `jit`
+    cannot take the process.
     """
     if namespace(t, process) is jnp:
         t = jnp.asarray(t, jnp.result_type(t, float))
@@ -238,13 +238,27 @@ def _forward_mode(fn, t, process):
     size, shape = np.size(t), np.shape(t)
     repeated = np.resize(np.asarray(t, np.float64), max(64, 1 << (size - 1).bit_length()))
     with jax.ensure_compile_time_eval(), _x64():
-        slopes = map(np.asarray, _slopes(fn, process, repeated))
+        slopes = (_compiled_slopes if _is_argument(process) else _slopes)(fn, process, repeated)
+        slopes = [np.asarray(slope) for slope in slopes]
     return tuple(slope[:size].reshape(shape) if slope.ndim else slope for slope in slopes)
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def _slopes(fn, process, t):
+    t = jnp.asarray(t)
     return jax.jvp(lambda t: fn(process, t), (t,), (jnp.ones_like(t),))[1]
+
+
+_compiled_slopes = jax.jit(_slopes, static_argnums=0, compiler_options=QUICK)
+
+
+def _is_argument(process):
+    """Whether `jit` takes it as an argument: a pytree of numbers; those of users need not be."""
+    leaves, structure = jax.tree.flatten(process)
+    try:
+        hash(structure)
+    except TypeError:
+        return False
+    return all(isinstance(leaf, (int, float, np.generic, np.ndarray, jax.Array)) for leaf in leaves)
 
 
 def _coefficients(process, t):

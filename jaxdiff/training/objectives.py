@@ -23,13 +23,13 @@ class NoiseLevels:
     @functools.cached_property
     def edges(self):
         """`(BINS + 1,)` log-SNR, rising, within +-50; the outer bins hold what lies beyond."""
-        def at_quantiles(numbers):
+        def at_quantiles():
             u = jnp.clip(jnp.linspace(0, 1, BINS + 1), 1e-6, 1 - 1e-6)
-            t = self._times.quantile(self._process, u, **numbers)
+            t = self._times.quantile(self._process, u, **self._times.numbers)
             return self._process.log_snr(jnp.clip(t, self._process.t_min, self._process.t_max))
 
         with jax.ensure_compile_time_eval():
-            log_snr = jax.jit(at_quantiles, compiler_options=QUICK)(self._times.numbers)
+            log_snr = jax.jit(at_quantiles, compiler_options=QUICK)()
         return np.sort(np.clip(np.nan_to_num(np.asarray(log_snr, np.float64)), -50, 50))
 
     def times(self, keys, strata):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.core import dataclass, static_field
 from jaxdiff.processes import linear
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
@@ -221,9 +222,32 @@ def test_wrong_arguments(make, message):
 def test_derivatives_on_the_host_are_compiled_once_for_grids_of_any_usual_length():
     process, t = jd.processes.VP(beta_max=17.0), np.linspace(1.0, 0.01, 60).reshape(3, 20)
     whole = process.derivatives(t)
-    compiled = linear._slopes._cache_size()
+    compiled = linear._compiled_slopes._cache_size()
     for part in (np.s_[1], np.s_[2, 5], np.s_[:, :2], np.s_[0, ::3]):
         for got, slope in zip(process.derivatives(t[part]), whole, strict=True):
             np.testing.assert_array_equal(got, np.broadcast_to(slope, t.shape)[part], strict=True)
-    assert linear._slopes._cache_size() == compiled
+    assert linear._compiled_slopes._cache_size() == compiled
     assert process.derivatives(np.ones(200))[0].shape == (200,)
+
+
+class Plain(linear.LinearProcess):
+    """A user's process that is no pytree."""
+
+    t_min, t_max = 1e-3, 1.0
+
+    def coefficients(self, t):
+        return (1 - t) ** 2, 0 * t, t + 0.0
+
+
+@dataclass
+class Listed(Plain):
+    """One whose structure has no hash."""
+
+    names: list = static_field()
+
+
+@pytest.mark.parametrize("process", [Plain(), Listed(["a"])], ids=["plain", "listed"])
+def test_a_process_that_jit_does_not_take_has_derivatives(process):
+    t = np.array([1.0, 0.6, 0.1])
+    np.testing.assert_allclose(process.derivatives(t), [-2 * (1 - t), 0 * t, 1 + 0 * t], atol=1e-15)
+    assert jd.solvers.heun().plan(process, t).nfe == 4
