@@ -22,6 +22,7 @@ from jaxdiff.core.checks import (
 from jaxdiff.core.keys import batch_keys, fold_in, normal_like
 from jaxdiff.core.layout import batch_over, constrain_batch
 from jaxdiff.core.tangents import quadratic_forms, random_tangents, unit_tangents
+from jaxdiff.core.threefry import random_bits
 from jaxdiff.core.tree import dataclass, static_field
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "namespace",
     "normal_like",
     "quadratic_forms",
+    "random_bits",
     "random_tangents",
     "safe_divide",
     "safe_sqrt",

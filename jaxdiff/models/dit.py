@@ -15,10 +15,10 @@ from .layers import (
     Dtype,
     SelfAttention,
     dropout,
-    fold,
     per_token,
     rematerialise,
     rotary_angles,
+    sites,
     with_fourier_features,
 )
 
@@ -175,7 +175,6 @@ class DiT(nn.Module):
         """
         c_noise = check_inputs("DiT", x, c_noise, keys, self.dropout)
         self.check_shape(x.shape[1:])
-        keys = keys if self.dropout else None
         label, vector = split_condition(
             "DiT", condition, x.shape[0], self.num_classes, self.vector_size
         )
@@ -195,12 +194,12 @@ class DiT(nn.Module):
         else:
             h = h + sincos_positions(rows, columns, self.width)[None].astype(dtype)
         block = rematerialise(DiTBlock, self.remat)
-        for index in range(self.depth):
+        for index, own_keys in enumerate(sites(keys if self.dropout else None, self.depth)):
             layer = block(
                 self.heads, self.mlp_ratio, self.qk_norm, self.dropout, **dtypes,
                 name=f"block_{index}",
             )
-            h = layer(h, embedding, angles, fold(keys, index))
+            h = layer(h, embedding, angles, own_keys)
         final = nn.Dense(2 * self.width, kernel_init=ZEROS, name="modulation", **dtypes)
         shift, scale = jnp.split(final(embedding), 2, axis=-1)
         norm = nn.LayerNorm(use_scale=False, use_bias=False, epsilon=1e-6, **dtypes)

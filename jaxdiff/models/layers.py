@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import constrain_batch, fold_in
+from jaxdiff.core import constrain_batch, fold_in, random_bits
 
 Dtype = Any
 ZEROS = nn.initializers.zeros_init()
@@ -129,16 +129,18 @@ def rematerialise(block: type[nn.Module], remat: bool | str) -> type[nn.Module]:
     return nn.remat(block, policy=POLICIES[remat])
 
 
-def fold(keys: jax.Array | None, site: int) -> jax.Array | None:
-    """The keys `(batch,)` of one dropout site out of the keys of the call; None stays None."""
-    return None if keys is None else fold_in(keys, site)
+def sites(keys: jax.Array | None, count: int) -> list:
+    """The keys `(batch,)` of each of `count` dropout sites out of those of the call; Nones for None."""
+    if keys is None:
+        return [None] * count
+    return list(jax.vmap(lambda site: fold_in(keys, site))(jnp.arange(count)))
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     """Zeroes entries with probability `rate`, each example `x[i]` by its own key alone.
 
     Nothing happens when `keys` is None or `rate` is zero. The probability is a multiple of
-    2^-16 (sixteen random bits an entry cost half of thirty-two), and the scale is exact for it.
+    2^-16 (sixteen random bits an entry), and the scale is exact for it.
 
     Args:
         x: `(batch, ...)`.
@@ -148,9 +150,8 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     if keys is None or rate == 0.0:
         return x
     dropped = round(rate * 2**16)
-    draw = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16))
     scale = 2**16 / (2**16 - dropped)
-    return jnp.where(draw(keys) >= dropped, x * scale, jnp.zeros_like(x))
+    return jnp.where(random_bits(keys, x.shape[1:]) >= dropped, x * scale, jnp.zeros_like(x))
 
 
 def rotary_angles(height: int, width: int, head_width: int, base: float = 100.0) -> np.ndarray:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxdiff.core import constrain_batch
 
 from .conditioning import Embedding, check_inputs, split_condition
-from .layers import ZEROS, Dtype, dropout, fold, rematerialise
+from .layers import ZEROS, Dtype, dropout, rematerialise, sites
 
 
 class MLPBlock(nn.Module):
@@ -77,7 +77,6 @@ class MLP(nn.Module):
         """
         c_noise = check_inputs("MLP", x, c_noise, keys, self.dropout)
         self.check_shape(x.shape[1:])
-        keys = keys if self.dropout else None
         label, vector = split_condition(
             "MLP", condition, x.shape[0], self.num_classes, self.vector_size
         )
@@ -90,8 +89,8 @@ class MLP(nn.Module):
         block = rematerialise(MLPBlock, self.remat)
         flat = x.reshape(x.shape[0], -1)
         h = nn.Dense(self.width, name="in", **dtypes)(flat)
-        for index in range(self.depth):
+        for index, own_keys in enumerate(sites(keys if self.dropout else None, self.depth)):
             layer = block(self.width, self.dropout, **dtypes, name=f"block_{index}")
-            h = layer(h, embedding, fold(keys, index))
+            h = layer(h, embedding, own_keys)
         out = nn.Dense(flat.shape[1], kernel_init=ZEROS, name="out", **dtypes)(nn.silu(h))
         return out.reshape(x.shape).astype(x.dtype)

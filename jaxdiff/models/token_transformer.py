@@ -11,7 +11,7 @@ from jaxdiff.core.categorical import FactoredLogits
 
 from .conditioning import Embedding, check_call, split_condition
 from .dit import DiTBlock, modulate
-from .layers import ZEROS, Dtype, fold, rematerialise
+from .layers import ZEROS, Dtype, rematerialise, sites
 
 TABLE = nn.initializers.normal(0.02)
 
@@ -160,19 +160,18 @@ class TokenTransformer(nn.Module):
         c_noise = check_call(
             "TokenTransformer", len(x), c_noise if self.time else 0.0, keys, self.dropout
         )
-        keys = keys if self.dropout else None
         dtypes = {"dtype": self.dtype or self.param_dtype, "param_dtype": self.param_dtype}
         embedding = self._embedding(c_noise, condition, dtypes)
         table = nn.Embed(self.vocabulary, self.width, embedding_init=TABLE, name="tokens", **dtypes)
         h = self._embed(table, jnp.asarray(x, jnp.int32), dtypes["dtype"])
         angles = token_angles(x.shape[1], self.width // self.heads)
         block = rematerialise(DiTBlock, self.remat)
-        for index in range(self.depth):
+        for index, own_keys in enumerate(sites(keys if self.dropout else None, self.depth)):
             layer = block(
                 self.heads, self.mlp_ratio, self.qk_norm, self.dropout, **dtypes, causal=self.causal,
                 name=f"block_{index}",
             )
-            h = layer(h, embedding, angles, fold(keys, index))
+            h = layer(h, embedding, angles, own_keys)
         return self._head(table, h, embedding, dtypes)
 
     def _embedding(self, c_noise, condition, dtypes):

@@ -13,9 +13,9 @@ from .layers import (
     GroupNorm,
     SelfAttention,
     dropout,
-    fold,
     per_token,
     rematerialise,
+    sites,
     with_fourier_features,
 )
 
@@ -146,7 +146,6 @@ class UNet(nn.Module):
         """
         c_noise = check_inputs("UNet", x, c_noise, keys, self.dropout)
         self.check_shape(x.shape[1:])
-        keys = keys if self.dropout else None
         label, vector = split_condition(
             "UNet", condition, x.shape[0], self.num_classes, self.vector_size
         )
@@ -156,12 +155,13 @@ class UNet(nn.Module):
             self.embed_width or 4 * self.channels[0], num_classes=self.num_classes,
             vector_size=self.vector_size, name="embedding", **dtypes,
         )(c_noise, label, vector)
-        site = iter(range(10**6))
+        residuals = 2 + len(self.channels) * (2 * self.blocks + self.skip_inputs)
+        own_keys = iter(sites(keys if self.dropout else None, residuals))
 
         def residual(h, channels, name):
             block = rematerialise(ResidualBlock, self.remat)
             layer = block(channels, self.dropout, **dtypes, name=name)
-            return layer(h, embedding, fold(keys, next(site)))
+            return layer(h, embedding, next(own_keys))
 
         def attention(h, name):
             if min(h.shape[1:3]) not in self.attention_resolutions:

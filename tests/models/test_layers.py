@@ -76,7 +76,7 @@ def test_dropout_mean_share_and_keys():
 
 def test_dropout_sites_differ():
     keys = jax.random.split(jax.random.key(0), 1)
-    masks = [layers.dropout(jnp.ones((1, 256)), 0.5, layers.fold(keys, site)) for site in (0, 1)]
+    masks = [layers.dropout(jnp.ones((1, 256)), 0.5, own) for own in layers.sites(keys, 2)]
     assert 64 < int((masks[0] != masks[1]).sum()) < 192
 
 
