@@ -1,5 +1,6 @@
 """A process that is stuck ends by itself, with the reason."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -15,7 +16,20 @@ from jaxdiff.training.watchdog import STUCK, Peers
 def run(script, *words):
     environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", textwrap.dedent(script), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """What became of each script; they wait more than they compute, so all start with the first."""
+    out = tmp_path_factory.mktemp("stuck") / "run"
+    scripts = {
+        "call": (BLOCKED, "CDLL"), "call with the lock": (BLOCKED, "PyDLL"), "patient": (PATIENT,),
+        "device": (STUCK_RUN, str(out)),
+    }  # fmt: skip
+    with concurrent.futures.ThreadPoolExecutor(len(scripts)) as pool:
+        runs = {name: pool.submit(run, *words) for name, words in scripts.items()}
+        yield lambda name: (runs[name].result(), out)
 
 
 BLOCKED = """
@@ -34,17 +48,16 @@ BLOCKED = """
 
 
 @pytest.mark.slow
-def test_a_call_that_never_returns_is_ended():
-    begin = time.monotonic()
-    done = run(BLOCKED, "CDLL")
-    assert done.returncode == STUCK and time.monotonic() - begin < 100
+def test_a_call_that_never_returns_is_ended(ended):
+    done, _ = ended("call")
+    assert done.returncode == STUCK
     assert "no update beyond step 2 within 1 s: this process is alive, but not stepping" in done.stderr
     assert 'line 12 in <module>' in done.stderr, "the stack tells where"
 
 
 @pytest.mark.slow
-def test_a_call_that_holds_pythons_lock_is_ended_too():
-    done = run(BLOCKED, "PyDLL")
+def test_a_call_that_holds_pythons_lock_is_ended_too(ended):
+    done, _ = ended("call with the lock")
     assert done.returncode == 1 and "Timeout" in done.stderr
 
 
@@ -64,8 +77,8 @@ PATIENT = """
 
 
 @pytest.mark.slow
-def test_nothing_ends_while_there_is_progress_patience_or_a_start():
-    done = run(PATIENT)
+def test_nothing_ends_while_there_is_progress_patience_or_a_start(ended):
+    done, _ = ended("patient")
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
@@ -88,13 +101,13 @@ STUCK_RUN = """
 
 
 @pytest.mark.slow
-def test_a_run_whose_device_is_stuck_is_ended_and_its_checkpoint_stays(tmp_path):
-    done = run(STUCK_RUN, str(tmp_path / "run"))
+def test_a_run_whose_device_is_stuck_is_ended_and_its_checkpoint_stays(ended):
+    done, out = ended("device")
     assert done.returncode == STUCK, done.stderr
     assert "no update beyond step 5 within 2 s" in done.stderr and "in fit" in done.stderr
     from jaxdiff.training import restore
 
-    assert restore(tmp_path / "run" / "checkpoints")[0] == 4
+    assert restore(out / "checkpoints")[0] == 4
 
 
 class Store(dict):
