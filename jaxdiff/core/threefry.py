@@ -34,8 +34,9 @@ def threefry(key, first, second):
 def random_bits(keys, shape):
     """Sixteen random bits an entry, each example by its own key: `jax.random.bits(key, shape, "uint16")`.
 
-    jax runs the cipher's rounds on the CPU as a loop over whole arrays. Here all of them are one pass,
-    over halves in a loop: without it XLA would draw the bits again in everything that reads them.
+    On the CPU jax runs the cipher's rounds as a loop over whole arrays. Here all of them are one pass,
+    over halves in a loop: without it XLA would draw the bits again in everything that reads them. The
+    bits are the same, unless `jax_threefry_partitionable` is switched off.
 
     Args:
       keys: `(batch,)` keys.

@@ -194,7 +194,7 @@ class DiT(nn.Module):
         else:
             h = h + sincos_positions(rows, columns, self.width)[None].astype(dtype)
         block = rematerialise(DiTBlock, self.remat)
-        for index, own_keys in enumerate(sites(keys if self.dropout else None, self.depth)):
+        for index, own_keys in enumerate(sites(keys, self.depth, self.dropout)):
             layer = block(
                 self.heads, self.mlp_ratio, self.qk_norm, self.dropout, **dtypes,
                 name=f"block_{index}",

@@ -129,9 +129,12 @@ def rematerialise(block: type[nn.Module], remat: bool | str) -> type[nn.Module]:
     return nn.remat(block, policy=POLICIES[remat])
 
 
-def sites(keys: jax.Array | None, count: int) -> list:
-    """The keys `(batch,)` of each of `count` dropout sites out of those of the call; Nones for None."""
-    if keys is None:
+def sites(keys: jax.Array | None, count: int, rate: float) -> list:
+    """The keys `(batch,)` of each of `count` dropout sites out of those of the call, folded in one draw.
+
+    Nones where `keys` is None or `rate` is zero, as nothing is dropped then.
+    """
+    if keys is None or rate == 0.0:
         return [None] * count
     return list(jax.vmap(lambda site: fold_in(keys, site))(jnp.arange(count)))
 
@@ -149,7 +152,7 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     """
     if keys is None or rate == 0.0:
         return x
-    dropped = round(rate * 2**16)
+    dropped = min(round(rate * 2**16), 2**16 - 1)
     scale = 2**16 / (2**16 - dropped)
     return jnp.where(random_bits(keys, x.shape[1:]) >= dropped, x * scale, jnp.zeros_like(x))
 

@@ -89,7 +89,7 @@ class MLP(nn.Module):
         block = rematerialise(MLPBlock, self.remat)
         flat = x.reshape(x.shape[0], -1)
         h = nn.Dense(self.width, name="in", **dtypes)(flat)
-        for index, own_keys in enumerate(sites(keys if self.dropout else None, self.depth)):
+        for index, own_keys in enumerate(sites(keys, self.depth, self.dropout)):
             layer = block(self.width, self.dropout, **dtypes, name=f"block_{index}")
             h = layer(h, embedding, own_keys)
         out = nn.Dense(flat.shape[1], kernel_init=ZEROS, name="out", **dtypes)(nn.silu(h))

@@ -166,7 +166,7 @@ class TokenTransformer(nn.Module):
         h = self._embed(table, jnp.asarray(x, jnp.int32), dtypes["dtype"])
         angles = token_angles(x.shape[1], self.width // self.heads)
         block = rematerialise(DiTBlock, self.remat)
-        for index, own_keys in enumerate(sites(keys if self.dropout else None, self.depth)):
+        for index, own_keys in enumerate(sites(keys, self.depth, self.dropout)):
             layer = block(
                 self.heads, self.mlp_ratio, self.qk_norm, self.dropout, **dtypes, causal=self.causal,
                 name=f"block_{index}",

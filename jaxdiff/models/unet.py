@@ -156,7 +156,7 @@ class UNet(nn.Module):
             vector_size=self.vector_size, name="embedding", **dtypes,
         )(c_noise, label, vector)
         residuals = 2 + len(self.channels) * (2 * self.blocks + self.skip_inputs)
-        own_keys = iter(sites(keys if self.dropout else None, residuals))
+        own_keys = iter(sites(keys, residuals, self.dropout))
 
         def residual(h, channels, name):
             block = rematerialise(ResidualBlock, self.remat)

@@ -74,10 +74,21 @@ def test_dropout_mean_share_and_keys():
     assert layers.dropout(x, 0.25, None) is x and layers.dropout(x, 0.0, keys) is x
 
 
+@pytest.mark.parametrize("rate", [1 - 2**-16, 0.999999])
+def test_dropout_of_almost_everything_keeps_one_value_of_the_sixteen_bits(rate):
+    out = np.asarray(layers.dropout(jnp.ones((1, 2**20)), rate, jax.random.split(jax.random.key(0), 1)))
+    assert 4 <= (out > 0).sum() <= 40 and set(np.unique(out)) == {0, 2**16}
+
+
 def test_dropout_sites_differ():
     keys = jax.random.split(jax.random.key(0), 1)
-    masks = [layers.dropout(jnp.ones((1, 256)), 0.5, own) for own in layers.sites(keys, 2)]
+    own_keys = layers.sites(keys, 2, 0.5)
+    for site, own in enumerate(own_keys):
+        expected = jax.random.key_data(jax.random.fold_in(keys[0], site))
+        np.testing.assert_array_equal(jax.random.key_data(own)[0], expected)
+    masks = [layers.dropout(jnp.ones((1, 256)), 0.5, own) for own in own_keys]
     assert 64 < int((masks[0] != masks[1]).sum()) < 192
+    assert layers.sites(None, 2, 0.5) == layers.sites(keys, 2, 0.0) == [None, None]
 
 
 def test_rotary_products_depend_on_the_shift_alone():

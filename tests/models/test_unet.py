@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxdiff import models
+from jaxdiff.models import unet
 
 
 def count(model, shape):
@@ -55,3 +56,14 @@ def test_parameter_counts():
     digits = models.build("UNet-XS", sample_shape=(8, 8, 1), num_classes=10)
     assert count(digits, (8, 8, 1)) == 590_177
     assert count(digits.clone(skip_inputs=True), (8, 8, 1)) == 760_513
+
+
+@pytest.mark.parametrize(
+    "channels, blocks, skip_inputs", [((4,), 1, False), ((4, 8, 8), 2, True), ((4, 8), 3, False)]
+)
+def test_every_block_has_dropout_keys_of_its_own(channels, blocks, skip_inputs, monkeypatch):
+    counts = []
+    monkeypatch.setattr(unet, "sites", lambda keys, count, rate: counts.append(count) or [None] * count)
+    model = models.UNet(channels, blocks, (), skip_inputs=skip_inputs)
+    layers = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 4, 4, 1)), 0.0)["params"].values()
+    assert counts == [sum("conv_in" in layer for layer in layers)]
