@@ -154,9 +154,6 @@ def train(given: Train):
     say(f"configuration, kept in {out}/config.json:")
     say(_listing(config))
     arrays = job_.arrays(job, dataset)
-    if config["evaluate"]:
-        number, wanted = config["samples"], _wanted(dataset, job, config["samples"])
-        floors = threads.meanwhile(lambda: jd.metrics.floors_for(dataset, number, wanted)) if first else None
 
     def picture(step, params):
         path = os.path.join(out, f"samples-{step:06d}")
@@ -165,6 +162,9 @@ def train(given: Train):
     key = jax.random.fold_in(jax.random.key(config["seed"]), 0)
     params = training.init_params(job.model, key, job.shape)
     say(f"{type(job.model).__name__} with {training.parameter_count(params):,} parameters", flush=True)
+    if config["evaluate"]:
+        number, wanted = config["samples"], _wanted(dataset, job, config["samples"])
+        floors = threads.meanwhile(lambda: jd.metrics.floors_for(dataset, number, wanted)) if first else None
     state = training.fit(
         params, loss, arrays, optimizer=optimizer, out=out, config=config, free=FREE, picture=picture,
         **{name: config[name] for name in (

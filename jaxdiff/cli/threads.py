@@ -38,7 +38,7 @@ def at_most(count):
 def meanwhile(function):
     """Calls `function` in a thread beside what follows; returns what waits for its result.
 
-    The thread ends with the process: a command that is stopped does not wait for it.
+    A command that ends early waits for it: the process would abort if it ended within compiled code.
     """
     future = concurrent.futures.Future()
 
@@ -48,7 +48,7 @@ def meanwhile(function):
         except BaseException as error:  # the caller's, when it asks for the result
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run).start()
     return future.result
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 
 import jax
@@ -90,3 +91,15 @@ def test_a_thread_beside_gives_its_result_or_its_error_when_asked():
 
     with pytest.raises(ValueError, match="its own"):
         threads.meanwhile(fail)()
+
+
+def test_a_command_that_ends_early_ends_with_its_own_exit_code():
+    """A thread that the interpreter kills within compiled code aborts the process."""
+    script = """
+        import sys, time
+        from jaxdiff.cli import threads
+        threads.meanwhile(lambda: (time.sleep(0.5), print("made")))
+        sys.exit(3)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "made\n"), done.stderr
