@@ -71,7 +71,9 @@ class Train:
       warmup: updates of the rise to the highest rate.
       decay: what follows the warm-up.
       weight_decay: of AdamW.
-      beta2: of AdamW.
+      beta1: decay of AdamW's first moment.
+      beta2: decay of its second moment.
+      nesterov: whether a step takes the first moment as it will be after one more such gradient.
       clip: largest norm of the gradient; 0 for any.
       ema: averages of the parameters: half-lives in updates, and power:WIDTH, such as 500 power:0.05
         power:0.10. Samples come from the first.
@@ -124,7 +126,9 @@ class Train:
     warmup: Annotated[int | None, arg("N")] = None
     decay: Annotated[str | None, arg("cosine|linear|constant")] = None
     weight_decay: Annotated[float | None, arg("RATE")] = None
+    beta1: Annotated[float | None, arg("NUMBER")] = None
     beta2: Annotated[float | None, arg("NUMBER")] = None
+    nesterov: Annotated[bool | None, arg("True|False")] = None
     clip: Annotated[float | None, arg("NORM")] = None
     ema: Annotated[tuple[str, ...] | None, arg("N|power:WIDTH [...]")] = None
     snapshot_every: int = 0

@@ -78,7 +78,8 @@ def optimizer(config):
         config["learning_rate"], config["steps"], config["warmup"], config["decay"]
     )
     return training.adamw(
-        rates, beta2=config["beta2"], weight_decay=config["weight_decay"], clip=config["clip"]
+        rates, beta1=config["beta1"], beta2=config["beta2"], nesterov=config["nesterov"],
+        weight_decay=config["weight_decay"], clip=config["clip"],
     )
 
 

@@ -39,7 +39,7 @@ def learning_rates(peak, steps, warmup=0, decay="cosine"):
     return optax.join_schedules([rise, falls[decay]()], [warmup])
 
 
-def adamw(learning_rate, *, beta1=0.9, beta2=0.999, weight_decay=0.0, clip=1.0):
+def adamw(learning_rate, *, beta1=0.9, beta2=0.999, nesterov=False, weight_decay=0.0, clip=1.0):
     """AdamW behind clipping of the gradient's global norm (`clip=0` switches that off).
 
     Loshchilov and Hutter (2019), arXiv:1711.05101.
@@ -47,6 +47,8 @@ def adamw(learning_rate, *, beta1=0.9, beta2=0.999, weight_decay=0.0, clip=1.0):
     Args:
       learning_rate: a number, or a schedule such as `learning_rates(...)`.
       beta1, beta2: decay of the moments, in [0, 1).
+      nesterov: whether a step takes the first moment as it will be after one more such gradient
+        (Dozat (2016), "Incorporating Nesterov Momentum into Adam").
       weight_decay: decoupled decay, multiplied by the learning rate.
       clip: largest norm of the gradient, or 0.
 
@@ -60,5 +62,5 @@ def adamw(learning_rate, *, beta1=0.9, beta2=0.999, weight_decay=0.0, clip=1.0):
         if not 0 <= value < float("inf"):
             raise ValueError(f"adamw: expected {name} to be finite and at least 0, got {value}")
     steps = [optax.clip_by_global_norm(clip)] if clip else []
-    rule = optax.adamw(learning_rate, b1=beta1, b2=beta2, weight_decay=weight_decay)
+    rule = optax.adamw(learning_rate, b1=beta1, b2=beta2, nesterov=nesterov, weight_decay=weight_decay)
     return Elementwise(*optax.chain(*steps, rule))

@@ -259,6 +259,7 @@ BAD = {
     "augmentation of vectors": (["--augment", "affine"], "augmentation is for images"),
     "seed": (["--seed", "-1"], "seed to be an integer of at least 0, got -1"),
     "clip": (["--clip", "-1"], "clip to be finite and at least 0, got -1"),
+    "beta1": (["--beta1", "1"], r"beta1 in \[0, 1\), got 1"),
     "beta2": (["--beta2", "1"], r"beta2 in \[0, 1\), got 1"),
     "too few samples": (["--samples", "5"], "at least 6 samples for the metrics, got 5.*--no-evaluate"),
     "what is not finite": (["--nonfinite", "ignore"], "unknown nonfinite 'ignore'"),

@@ -1,13 +1,15 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxdiff as jd
 from jaxdiff.cli import main
 from jaxdiff.cli.config import CLUSTER, FREE, Train, check_data, resolve
-from jaxdiff.cli.job import build_job, check_labels, make_sampler, objective
+from jaxdiff.cli.job import build_job, check_labels, make_sampler, objective, optimizer
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,25 @@ def test_every_augmentation_by_name(digits, augment, size):
     config = resolve(Train(augment=augment), digits)
     job = build_job(config)
     assert callable(objective(job, config)) and job.vector_size == size
+
+
+def test_the_optimizer_is_made_of_the_settings(digits):
+    common = {"learning_rate": 0.1, "steps": 10, "warmup": 0, "decay": "constant"}
+    common |= {"beta1": 0.5, "beta2": 0.75, "nesterov": False, "weight_decay": 0.0, "clip": 0.0}
+    given = jnp.array([1.0, -2.0]), [jnp.array([0.5, 4.0]), jnp.array([1.0, -3.0])]
+
+    def trained(rule, params, gradients):
+        state = rule.init(params)
+        for gradient in gradients:
+            updates, state = rule.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+        return np.asarray(params)
+
+    plain = trained(optimizer(resolve(Train(**common), digits)), *given)
+    np.testing.assert_allclose(plain, trained(optax.adam(0.1, b1=0.5, b2=0.75), *given), rtol=1e-6)
+    for change in ({"beta1": 0.25}, {"beta2": 0.5}, {"nesterov": True}, {"weight_decay": 0.5}, {"clip": 1.0}):
+        other = trained(optimizer(resolve(Train(**common | change), digits)), *given)
+        assert np.abs(other - plain).max() > 1e-3, change
 
 
 def test_short_runs_warm_up_briefly(digits):

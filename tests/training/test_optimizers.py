@@ -35,6 +35,18 @@ def test_first_step_of_adamw_is_the_sign_plus_decay():
     np.testing.assert_allclose(updates["w"], [-0.1 * (1 + 1.0), -0.1 * (-1 - 2.0)], rtol=1e-5)
 
 
+def test_nesterov_steps_by_the_first_moment_of_one_more_such_gradient():
+    b1, b2, gradients = 0.9, 0.5, ([2.0, -3.0], [-4.0, -1.0])
+    optimizer = adamw(0.1, beta1=b1, beta2=b2, nesterov=True, clip=0)
+    params = {"w": jnp.zeros(2)}
+    state, m, v = optimizer.init(params), 0, 0
+    for k, gradient in enumerate(np.array(gradients), 1):
+        updates, state = optimizer.update({"w": jnp.asarray(gradient, jnp.float32)}, state, params)
+        m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+        ahead = b1 * m / (1 - b1 ** (k + 1)) + (1 - b1) * gradient / (1 - b1**k)
+        np.testing.assert_allclose(updates["w"], -0.1 * ahead / np.sqrt(v / (1 - b2**k)), rtol=1e-5)
+
+
 def test_clipping_bounds_the_norm_that_the_moments_see():
     params = {"w": jnp.zeros(2)}
     for clip, norm in ((1.0, 1.0), (0.0, 50.0)):

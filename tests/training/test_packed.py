@@ -17,7 +17,7 @@ PARAMS = {
 }
 DATA = {"x": RNG.standard_normal((24, 3)).astype(np.float32)}
 # clipped at first and not later, so that both of its branches are seen; decayed; averages of two kinds
-OPTIMIZER, AVERAGES = adamw(0.05, weight_decay=0.1, clip=2.0), (2.0, "power:0.1")
+OPTIMIZER, AVERAGES = adamw(0.05, nesterov=True, weight_decay=0.1, clip=2.0), (2.0, "power:0.1")
 KEY = np.array([0, 3], np.uint32)
 
 
