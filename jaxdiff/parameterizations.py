@@ -141,8 +141,8 @@ def _velocity_rule(process, t):
     da, _, dc = process.derivatives(t)
     wronskian, exact = a * dc - da * c, c == 0
     return (
-        xp.where(exact, safe_divide(1.0, a, np.inf), safe_divide(dc, wronskian)),
-        xp.where(exact, 0.0, -safe_divide(c, wronskian)),
+        xp.where(exact, safe_divide(1.0, a, np.inf), safe_divide(dc, wronskian, np.inf)),
+        xp.where(exact, 0.0, -safe_divide(c, wronskian, np.inf)),
         da,
         xp.where(exact & (dc == 0), xp.inf, dc),  # forward mode gives 0 for the slope of a root at 0
     )
@@ -340,6 +340,8 @@ def denoiser(net, process, parameterization, y=None):
             got = [jax.tree.map(np.shape, tree) for tree in (x, y)]
             raise ValueError("denoiser: expected y of x's shape {}, got {}".format(*got))
         first = jax.tree.leaves(x)[0]
+        if not jnp.issubdtype(first.dtype, jnp.inexact):
+            raise ValueError(f"denoiser: expected a floating x, got {first.dtype}; cast it first")
         wide = jnp.promote_types(first.dtype, jnp.float32)  # bfloat16 rounds times to two digits
         t = t if np.ndim(t) else jnp.full(first.shape[:1], t, wide)
         k = parameterization.coefficients(process, t)
@@ -410,9 +412,10 @@ def _refuse_singular(where, parameterization, process, t):
     with np.errstate(all="ignore"):
         numbers = concrete(parameterization.rule(process, t, **parameterization.numbers)[:2])
     if numbers is not None and not np.all(np.isfinite(numbers)):
+        others = "v()" if parameterization.name == "velocity" else "v() or velocity()"
         raise ValueError(
             f"{where}: {parameterization.name} prediction has no clean estimate where alpha = 0 "
-            f"(t = {t} of {type(process).__name__}); use data() or edm(), v() or velocity() if there is "
+            f"(t = {t} of {type(process).__name__}); use data() or edm(), {others} if there is "
             "noise there, or a process with t_max below that time"
         )
 

@@ -132,6 +132,20 @@ def test_a_second_endpoint_that_would_broadcast_is_refused():
     assert denoise(jnp.ones((1, 2)), 0.5).shape == (1, 2)
 
 
+def test_a_velocity_that_does_not_tell_the_data_is_refused():
+    process, y = jd.processes.Residual(), jnp.ones((3, 2))  # a = a' = 0 at its end, and noise there
+    with pytest.raises(ValueError, match=r"velocity prediction has no clean estimate .* edm\(\), v\(\) if"):
+        jd.denoiser(lambda x, c: x, process, P.velocity(), y)
+    with pytest.raises(ValueError, match=r"v\(\) or velocity\(\) if there is noise"):
+        jd.denoiser(lambda x, c: x, jd.processes.RectifiedFlow(), P.noise())
+
+
+def test_integers_are_refused():
+    denoise = jd.denoiser(lambda x, c: x, jd.processes.VP(), P.v())
+    with pytest.raises(ValueError, match="expected a floating x, got int32"):
+        denoise(jnp.ones((3, 2), int), 0.5)
+
+
 def test_wrong_sigma_data():
     with pytest.raises(ValueError, match="sigma_data"):
         P.edm(sigma_data=0.0)

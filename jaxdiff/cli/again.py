@@ -12,6 +12,7 @@ import tyro
 import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.cli import job as job_
+from jaxdiff.cli.config import read_run
 from jaxdiff.training import replay as replay_
 from jaxdiff.training.feed import make_feed
 
@@ -32,7 +33,7 @@ def replay(given: Replay):
     record = _read(given.record)
     last = record["step"] - 1
     run = os.path.dirname(os.path.abspath(given.record))
-    config = training.read_config(run) | {"out": run}
+    config = read_run(run) | {"out": run}
     job, dataset = job_.build_job(config), jd.data.load(config["data"])
     loss, optimizer = job_.objective(job, config), job_.optimizer(config)
     data, size, seed = job_.arrays(job, dataset), config["batch_size"], config["seed"]

@@ -14,7 +14,7 @@ import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.cli import job as job_
 from jaxdiff.cli import threads
-from jaxdiff.cli.config import FREE, Train, arg, check_data, resolve, saved_settings
+from jaxdiff.cli.config import FREE, Train, arg, check_data, read_run, resolve, saved_settings
 from jaxdiff.cli.defaults import threads_for
 from jaxdiff.cli.names import FAMILIES, known
 from jaxdiff.interop import save_safetensors
@@ -234,6 +234,7 @@ def report(given: Report):
         raise ValueError(f"report: expected one run or two, got {len(given.runs)}")
     out = given.out or os.path.join(given.runs[0], "report.html")
     page = training.report_page(given.runs)
+    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     with open(out, "w", encoding="utf-8") as file:
         file.write(page)
     print(f"report in {out}")
@@ -250,7 +251,7 @@ def list_names(given: List):
 
 def _load(given):
     """Configuration with the command's own sampling settings, and the parameters that are served."""
-    config = training.read_config(given.run) | {"out": given.run}  # it may have been moved
+    config = read_run(given.run) | {"out": given.run}  # it may have been moved
     own = {
         "solver": given.solver, "grid": given.grid, "sample_steps": given.steps,
         "guidance_scale": given.guidance_scale,

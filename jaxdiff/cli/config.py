@@ -9,6 +9,8 @@ import numpy as np
 import tyro
 
 from jaxdiff.cli.defaults import defaults_for
+from jaxdiff.cli.names import parse
+from jaxdiff.core import check_seed
 from jaxdiff.data import canonical
 from jaxdiff.metrics.report import LEAST
 from jaxdiff.training import ema
@@ -151,6 +153,21 @@ class Train:
     evaluate: bool = True
 
 
+def read_run(run):
+    """The configuration of a run of `jaxdiff train`.
+
+    Raises:
+      ValueError: if there is no run in that directory, or one of a script, whose network nobody wrote down.
+    """
+    config = read_config(run)
+    if "data_record" not in config:
+        raise ValueError(
+            f"read_run: expected a run of `jaxdiff train`, got one of a script in {run}; go on in the script "
+            "(for a step that is not finite: jd.training.replay.examine)"
+        )
+    return config
+
+
 def saved_settings(out):
     """What the run in directory `out` was started with, as a `Train`; None where there is no run."""
     if out is None or not os.path.isfile(os.path.join(out, "config.json")):
@@ -187,12 +204,20 @@ def resolve(given, dataset):
                 f"resolve: expected at least {LEAST} {what} for the metrics, got {count}; use more, or "
                 "--no-evaluate"
             )
+    check_seed("resolve", config["seed"])
     if given.warmup is None:
         config["warmup"] = min(config["warmup"], max(config["steps"], 1) // 10)
     config["out"] = config["out"] or os.path.join("runs", dataset.name.replace(":", "-").replace(os.sep, "-"))
-    if config["parameterization"] == "edm":
+    if parse("parameterization", config["parameterization"]) == ("edm", [], {}):
         config["parameterization"] = f"edm(sigma_data={dataset.sigma_data:.4g})"
+    if given.conditional and not dataset.num_classes:
+        raise ValueError(f"resolve: expected data with labels for conditional, got {dataset.name} without")
     config["conditional"] = bool(config["conditional"] and dataset.num_classes)
+    if given.label_drop and not config["conditional"]:
+        raise ValueError(
+            f"resolve: expected no label_drop for a network that is not told labels, got {given.label_drop}; "
+            "add --conditional True where the data has labels"
+        )
     config["label_drop"] = config["label_drop"] if config["conditional"] else 0.0
     config["data"] = canonical(config["data"])
     config["ema"] = [ema.name(spec) for spec in config["ema"]]

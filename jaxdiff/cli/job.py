@@ -9,7 +9,7 @@ import numpy as np
 import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.cli.names import lookup, parse
-from jaxdiff.core import fold_in
+from jaxdiff.core import check_seed, fold_in
 
 CHUNK = {True: 100, False: 1000}  # samples of one call, of images and of vectors
 
@@ -60,16 +60,21 @@ def arrays(job, dataset):
 
 def objective(job, config):
     """`loss(params, batch, keys, strata, step)` of the run."""
-    times = lookup("times", config["times"])
-    weighting = None if config["weighting"] == "none" else lookup("weighting", config["weighting"])
-    if config["weighting"] == "likelihood":
-        weighting = jd.weightings.likelihood(times)  # the bound, whatever the times
     return training.denoising_objective(
-        job.model, job.process, job.parameterization, weighting=weighting,
-        times=times, label_drop=config["label_drop"],
+        job.model, job.process, job.parameterization, weighting=weighting(config),
+        times=lookup("times", config["times"]), label_drop=config["label_drop"],
         null_label=job.num_classes, augment=_augmentation(job, config), augment_until=_until(config),
         augment_above=config.get("augment_above") or None,
     )
+
+
+def weighting(config):
+    """The loss's weighting, or None; `likelihood` is the bound, whatever the run's times."""
+    if config["weighting"] == "none":
+        return None
+    if parse("weighting", config["weighting"]) == ("likelihood", [], {}):
+        return jd.weightings.likelihood(lookup("times", config["times"]))
+    return lookup("weighting", config["weighting"])
 
 
 def optimizer(config):
@@ -101,6 +106,7 @@ def make_sampler(job, config):
     if not isinstance(solver, jd.solvers.Tuned):
         grid = lookup("grid", config["grid"], job.process, config["sample_steps"])
     record = data_of(config)
+    _try_sampler(job, solver, grid)
 
     def chunk(shared, number, labels):
         params, seed = shared
@@ -123,18 +129,28 @@ def make_sampler(job, config):
     compiled = training.over_devices(chunk)
 
     def draw(params, n, seed, labels=None):
-        devices = jax.device_count()
+        check_seed("draw", seed)
+        shared, devices = (params, np.uint32(seed)), jax.device_count()
         size = -(-CHUNK[len(job.shape) == 3] // devices) * devices
         number = np.arange(-(-n // size) * size, dtype=np.int32)
         if job.num_classes is not None:
             labels = np.resize(np.asarray(labels, np.int32), len(number))
         parts = [
-            compiled((params, seed), number[i : i + size], labels if labels is None else labels[i : i + size])
+            compiled(shared, number[i : i + size], labels if labels is None else labels[i : i + size])
             for i in range(0, len(number), size)
         ]
         return record.from_model(np.concatenate(parts)[:n])
 
     return draw
+
+
+def _try_sampler(job, solver, grid):
+    """Says before a run is trained, or a network traced, what could not be sampled."""
+    denoise = jd.denoiser(lambda x, c_noise: x, job.process, job.parameterization)
+    jax.eval_shape(
+        lambda keys: jd.sample(keys, denoise, job.process, solver, grid, shape=job.shape),
+        jax.random.split(jax.random.key(0), 1),
+    )
 
 
 def check_labels(labels, n, num_classes):
@@ -173,6 +189,11 @@ def _augmentation(job, config):
         return None
     augment = lookup("augment", config["augment"])
     data = data_of(config)
+    if isinstance(augment, jd.data.Elastic) and data.levels != augment.block**2 + 1:
+        raise ValueError(
+            f"augment: expected images of {augment.block**2 + 1} grey levels (block^2 + 1) for elastic, got "
+            f"{data.levels or 'others'}; use affine"
+        )
     if data.value_range is not None:
         low, high = (float(data.to_model(value)) for value in data.value_range)
         if hasattr(augment, "limits"):

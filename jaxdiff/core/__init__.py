@@ -17,6 +17,8 @@ from jaxdiff.core.checks import (
     check_order,
     check_output,
     check_positive,
+    check_seed,
+    check_share,
     unknown_name,
 )
 from jaxdiff.core.keys import batch_keys, fold_in, normal_like
@@ -35,6 +37,8 @@ __all__ = [
     "check_order",
     "check_output",
     "check_positive",
+    "check_seed",
+    "check_share",
     "concrete",
     "constrain_batch",
     "dataclass",

@@ -21,6 +21,20 @@ def check_count(where, least=1, **numbers):
             raise ValueError(f"{where}: expected {name} to be an integer of at least {least}, got {value!r}")
 
 
+def check_seed(where, seed):
+    """Raises ValueError unless `seed` is an integer in [0, 2^32): higher ones would share their keys."""
+    check_count(where, least=0, seed=seed)
+    if seed >= 2**32:
+        raise ValueError(f"{where}: expected seed to be below 2^32, got {seed}")
+
+
+def check_share(where, **numbers):
+    """Raises ValueError for the first of `numbers` that is outside [0, 1]; traced ones are not seen."""
+    for name, value in numbers.items():
+        if isinstance(value, (int, float, np.number)) and not 0 <= value <= 1:
+            raise ValueError(f"{where}: expected {name}, a share, in [0, 1], got {value}")
+
+
 def check_order(where, order, orders, name="order"):
     """`order` as an int; raises ValueError unless it is one of the integers `orders`."""
     if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or order not in orders:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import dataclass, static_field
+from jaxdiff.core import check_share, dataclass, static_field
 
 VECTOR_SIZE = 6
 
@@ -52,6 +52,7 @@ class Affine:
           (x, vector): images of the same shape and `(batch, 6)` draws in units of their standard
           deviations: shift down, shift right, rotation, scale, stretch, shear; 0 where none.
         """
+        check_share("Affine", probability=self.probability)
         if x.ndim != 4 or keys.shape != x.shape[:1]:
             raise ValueError(
                 f"Affine: expected x of shape (batch, height, width, channels) and one key each, "
@@ -62,7 +63,7 @@ class Affine:
 
     def _draw(self, key):
         key_value, key_apply = jax.random.split(key)
-        on = jax.random.bernoulli(key_apply, self.probability, (VECTOR_SIZE - 1,))
+        on = jax.random.bernoulli(key_apply, 1.0 * self.probability, (VECTOR_SIZE - 1,))
         # one decision for the two shifts
         return jax.random.normal(key_value, (VECTOR_SIZE,)) * on[jnp.array([0, 0, 1, 2, 3, 4])]
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import dataclass, static_field
+from jaxdiff.core import check_count, check_share, dataclass, static_field
 
 
 @dataclass
@@ -36,6 +36,8 @@ class Crop:
           (x, vector): images of the same shape and `(batch, 3)`: 1 where mirrored, then shift down and shift
           right in units of `pad`; 0 where none.
         """
+        check_count("Crop", least=0, pad=self.pad)
+        check_share("Crop", flip=self.flip)
         if x.ndim != 4 or keys.shape != x.shape[:1]:
             raise ValueError(
                 f"Crop: expected x of shape (batch, height, width, channels) and one key each, got {x.shape} "
@@ -48,7 +50,7 @@ class Crop:
     def _draw(self, key):
         key_flip, key_shift = jax.random.split(key)
         shift = jax.random.randint(key_shift, (2,), -self.pad, self.pad + 1)
-        return jax.random.bernoulli(key_flip, self.flip), shift
+        return jax.random.bernoulli(key_flip, 1.0 * self.flip), shift
 
     def _apply(self, image, mirrored, shift):
         height, width, _ = image.shape

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import dataclass, static_field
+from jaxdiff.core import check_share, dataclass, static_field
 from jaxdiff.data.augment import warp
 
 
@@ -57,6 +57,7 @@ class EDMAugment:
         Returns:
           (x, vector): images of the same shape and the `(batch, 9)` vectors.
         """
+        check_share("EDMAugment", probability=self.probability)
         if x.ndim != 4 or keys.shape != x.shape[:1]:
             raise ValueError(
                 f"EDMAugment: expected x of shape (batch, height, width, channels) and one key each, got "

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import dataclass, static_field
+from jaxdiff.core import check_count, check_share, dataclass, static_field
 from jaxdiff.data.augment import keys_kernel
 
 MODES = np.array([[0.0, 1.0, 0.7], [1.0, 0.7, 0.5], [0.7, 0.5, 0.3]])  # relative size of cosine modes
@@ -30,7 +30,7 @@ class Elastic:
       rotate: of the angle, in radians.
       shear: pixels to the right per pixel down.
       probability: share of examples that are deformed, in [0, 1].
-      block: side of the counted blocks; an image has `block^2 + 1` grey levels.
+      block: side of the counted blocks; an image has `block^2 + 1` grey levels, others are rounded to them.
       limits: values of an empty and of a full block; (0, 1) if None.
     """
 
@@ -51,11 +51,13 @@ class Elastic:
 
         Returns:
           (x, vector): images of the same shape and `(batch, 18)` draws in units of their standard
-          deviations; 0 where an example is left as it is.
+          deviations; 0 where an example is left as it is, but for the rounding to grey levels.
 
         Raises:
-          ValueError: for other shapes.
+          ValueError: for other shapes, or numbers out of range.
         """
+        check_share("Elastic", probability=self.probability)
+        check_count("Elastic", block=self.block)
         if x.ndim != 4 or x.shape[-1] != 1 or keys.shape != x.shape[:1]:
             raise ValueError(
                 f"Elastic: expected x of shape (batch, height, width, 1) and one key each, got {x.shape} "
@@ -71,7 +73,7 @@ class Elastic:
     def _draw(self, key):
         key_value, key_apply = jax.random.split(key)
         draws = jax.random.normal(key_value, (self.vector_size,))
-        return draws * jax.random.bernoulli(key_apply, self.probability)
+        return draws * jax.random.bernoulli(key_apply, 1.0 * self.probability)
 
     def _apply(self, levels, vector):
         ink = bitmap(levels, self.block)

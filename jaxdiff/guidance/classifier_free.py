@@ -46,16 +46,16 @@ def classifier_free(cond, uncond, scale, interval=None, rescale=0.0):
     def denoise(x, t):
         positive, negative = both(cond, uncond, x, t)
         strength = strength_at(scale, positive, t, "classifier_free")
-        if interval is not None:
-            inside = (t >= interval[0]) & (t <= interval[1])
-            strength = jnp.where(match_dims(inside, positive, "classifier_free"), strength, 1.0)
         guided = negative + strength * gap(positive, negative)
-        if isinstance(rescale, (int, float)) and rescale == 0:
+        if not (isinstance(rescale, (int, float)) and rescale == 0):
+            axes = tuple(range(1, np.ndim(positive)))
+            wanted, found = (jnp.std(clean, axes, keepdims=True) for clean in (positive, guided))
+            ratio = safe_divide(wanted, found, 1.0)  # an estimate of zeros has no contrast
+            guided = guided * (rescale * ratio + 1 - rescale)
+        if interval is None:
             return guided
-        axes = tuple(range(1, np.ndim(positive)))
-        wanted, found = (jnp.std(clean, axes, keepdims=True) for clean in (positive, guided))
-        ratio = safe_divide(wanted, found, 1.0)  # an estimate of zeros has no contrast
-        return guided * (rescale * ratio + 1 - rescale)
+        inside = (t >= interval[0]) & (t <= interval[1])
+        return jnp.where(match_dims(inside, positive, "classifier_free"), guided, positive)
 
     return denoise
 

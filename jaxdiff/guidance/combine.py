@@ -106,7 +106,7 @@ def experts(denoisers, edges):
             return jax.lax.switch(jnp.searchsorted(jnp.asarray(edges), t, side="right"), denoisers, x, t)
         which = jnp.searchsorted(jnp.asarray(edges), t, side="right")
         found = [D(x, t) for D in denoisers]  # times per example: all are evaluated
-        return sum(match_dims(which == i, one, "experts") * one for i, one in enumerate(found))
+        return sum(jnp.where(match_dims(which == i, one, "experts"), one, 0) for i, one in enumerate(found))
 
     return denoise
 

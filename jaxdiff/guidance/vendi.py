@@ -13,7 +13,8 @@ def vendi_score(features, kernel=None):
       features: `(n, ...)`.
       kernel: `(n, d), (m, d) -> (n, m)` with ones on the diagonal; cosine similarity by default.
     """
-    flat = features.reshape(features.shape[0], -1)
+    features = jnp.asarray(features)
+    flat = features.reshape(len(features), -1).astype(jnp.promote_types(features.dtype, jnp.float32))
     k = (kernel or cosine)(flat, flat) / flat.shape[0]
     values = jnp.linalg.eigvalsh(0.5 * (k + k.T))
     positive = values > 1e-7

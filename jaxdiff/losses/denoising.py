@@ -53,8 +53,9 @@ def denoising(
     noise = process.noise(fold_in(keys, 1), x0) if noise is None else noise
     x_t = process.perturb(x0, noise, t, y)
     k = parameterization.coefficients(process, t)
-    scaled = jax.tree.map(lambda x: match_dims(k.c_in, x) * x, x_t)
-    output = check_output("denoising", net(scaled, k.c_noise), x0)
+    wide = jnp.result_type(*jax.tree.leaves(x0))  # times may be wider
+    scaled = jax.tree.map(lambda x: match_dims(jnp.asarray(k.c_in, x.dtype), x) * x, x_t)
+    output = check_output("denoising", net(scaled, jnp.asarray(k.c_noise, wide)), x0)
 
     def squares(output, x0, noise, y=None):
         error = output.astype(x0.dtype) - parameterization.target(process, x0, noise, t, y)
@@ -64,7 +65,7 @@ def denoising(
     loss = jnp.mean(jnp.concatenate(jax.tree.leaves(errors), axis=1), axis=1)
     if weighting is None:
         return loss
-    return loss * weighting(process, t) * k.c_out**2
+    return loss * jnp.asarray(weighting(process, t) * k.c_out**2, loss.dtype)
 
 
 def _floating(x0):

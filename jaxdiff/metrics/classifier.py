@@ -12,7 +12,7 @@ import numpy as np
 HIDDEN = (256, 64)
 COPIES = 16
 EPOCHS = 20
-VERSION = 1
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +22,14 @@ class Classifier:
     Attributes:
       weights, biases: per layer, (inputs, outputs) and (outputs,).
       shift, scale: inputs are (x - shift) / scale.
+      classes: (outputs,) the label of each; 0, 1, ... if None.
     """
 
     weights: tuple
     biases: tuple
     shift: float
     scale: float
+    classes: np.ndarray | None = None
 
     def features(self, x):
         """(n, 64) activations of the last hidden layer for examples (n, ...) in data units."""
@@ -38,7 +40,8 @@ class Classifier:
 
     def predict(self, x):
         """(n,) most probable labels for examples (n, ...) in data units."""
-        return np.argmax(self.features(x) @ self.weights[-1] + self.biases[-1], axis=-1)
+        best = np.argmax(self.features(x) @ self.weights[-1] + self.biases[-1], axis=-1)
+        return best if self.classes is None else self.classes[best]
 
 
 def train_classifier(x, label, seed=0):
@@ -70,7 +73,7 @@ def train_classifier(x, label, seed=0):
     if len(biases[-1]) == 1:  # scikit-learn keeps one logit for two classes
         weights = (*weights[:-1], np.concatenate([0 * weights[-1], weights[-1]], 1))
         biases = (*biases[:-1], np.concatenate([0 * biases[-1], biases[-1]]))
-    return Classifier(weights, biases, shift, scale)
+    return Classifier(weights, biases, shift, scale, network.classes_)
 
 
 def _deform(image, rng):
@@ -112,14 +115,15 @@ def feature_classifier(x, label, seed=0, folder=None):
         return _unpack(arrays)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         classifier = train_classifier(x, label, seed)
-    _save(path, [*classifier.weights, *classifier.biases, classifier.shift, classifier.scale])
+    arrays = (*classifier.weights, *classifier.biases, classifier.shift, classifier.scale, classifier.classes)
+    _save(path, arrays)
     return classifier
 
 
 def _unpack(arrays):
-    *layers, shift, scale = arrays
+    *layers, shift, scale, classes = arrays
     half = len(layers) // 2
-    return Classifier(tuple(layers[:half]), tuple(layers[half:]), float(shift), float(scale))
+    return Classifier(tuple(layers[:half]), tuple(layers[half:]), float(shift), float(scale), classes)
 
 
 def _save(path, arrays):

@@ -49,7 +49,7 @@ def check_call(where: str, batch: int, c_noise, keys, dropout: float) -> jax.Arr
             f"{where}: expected c_noise of shape () or ({batch},), got {c_noise.shape}; "
             "pass one value per example"
         )
-    if keys is not None and keys.shape[0] != batch:
+    if keys is not None and keys.shape[:1] != (batch,):
         raise ValueError(
             f"{where}: expected {batch} keys, one per example, got shape {keys.shape}; "
             "use jax.random.split(key, batch)"
@@ -104,6 +104,7 @@ def split_condition(where: str, condition: Any, batch: int, num_classes, vector_
     elif num_classes is not None:
         label = jnp.full((batch,), num_classes)
     if vector is not None:
+        vector = jnp.asarray(vector)
         if vector_size is None:
             raise ValueError(f"{where}: got a vector, but vector_size is None; set vector_size")
         if vector.shape != (batch, vector_size):

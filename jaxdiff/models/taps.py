@@ -13,7 +13,7 @@ def tapped(model, layer):
 
     Args:
       model: a Flax module of `jd.models`.
-      layer: name of a submodule that returns one array, such as "middle" of a U-Net; `layer_shapes` lists
+      layer: name of a submodule that returns one array, such as "middle_0" of a U-Net; `layer_shapes` lists
         them.
 
     Returns:

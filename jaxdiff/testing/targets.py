@@ -8,6 +8,12 @@ from jaxdiff.core import batch_keys, is_concrete, match_dims
 from jaxdiff.testing.spectral import spectrum
 
 
+def _floating(x):
+    """The dtype of answers at `x`: its own, of integers float32."""
+    dtype = jnp.result_type(x)
+    return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.promote_types(dtype, jnp.float32)
+
+
 class Target:
     """A data distribution with an exact answer for every process `x_t = a x0 + b y + c noise`.
 
@@ -25,7 +31,7 @@ class Target:
 
         def denoise(x, t):
             z, a, c = self.unpack("denoiser", process, x, t, y)
-            return self.denoise(z, a, c).reshape(jnp.shape(x)).astype(jnp.result_type(x))
+            return self.denoise(z, a, c).reshape(jnp.shape(x)).astype(_floating(x))
 
         return denoise
 
@@ -34,7 +40,7 @@ class Target:
 
         def score(x, t):
             z, a, c = self.unpack("score", process, x, t, y, density=True)
-            return self.score_of(z, a, c).reshape(jnp.shape(x)).astype(jnp.result_type(x))
+            return self.score_of(z, a, c).reshape(jnp.shape(x)).astype(_floating(x))
 
         return score
 
@@ -46,7 +52,7 @@ class Target:
         """
         z, a, c = self.unpack("log_prob", process, x, t, y, density=True)
         lead = jnp.shape(x)[: jnp.ndim(x) - len(self.event)]
-        return self.log_density(z, a, c).reshape(lead).astype(jnp.result_type(x))
+        return self.log_density(z, a, c).reshape(lead).astype(_floating(x))
 
     def sample(self, key, n):
         """`(n, *event)` draws of clean data; `key` is one key or `(n,)` keys."""

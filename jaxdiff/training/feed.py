@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.data.arrays import Examples, batch_indices
@@ -58,6 +59,11 @@ def make_feed(data, batch_size, seed, num_classes=None, process_index=0, process
             f"(process {process_index}); use {-(-batch_size // process_count) * process_count}"
         )
     source, prepare = data if isinstance(data, Examples) else Examples(data, lambda batch: batch)
+    if not isinstance(source, Mapping) and not hasattr(source, "__getitems__"):
+        raise ValueError(
+            "fit: expected data to be a dict of arrays or Examples, such as dataset.examples(), got "
+            f"{type(source).__name__}"
+        )
     rows = batch_size // process_count
     own = slice(process_index * rows, (process_index + 1) * rows)
     if not isinstance(source, Mapping):
@@ -153,7 +159,7 @@ def _size(arrays):
 def _check_values(arrays, picked=None):
     """Raises ValueError at the first value that is not finite; `picked` are the examples' numbers."""
     for name, array in arrays.items():
-        bad = np.argwhere(~np.isfinite(array)) if array.dtype.kind == "f" else ()
+        bad = np.argwhere(~np.isfinite(array)) if jnp.issubdtype(array.dtype, jnp.floating) else ()
         if len(bad):
             first = tuple(map(int, bad[0]))
             where = first if picked is None else (int(picked[first[0]]), *first[1:])

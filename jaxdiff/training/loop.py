@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 
-from jaxdiff.core import check_count
+from jaxdiff.core import check_count, check_seed
 from jaxdiff.training import checkpoints, distributed, flops, replay, runs
 from jaxdiff.training import ema as ema_
 from jaxdiff.training import tensorboard as tensorboard_
@@ -82,7 +82,7 @@ def fit(
       accumulate: parts that a device's batch is cut into, to save memory.
       nonfinite: `stop` ends the run at the first loss or gradient that is not finite; `skip` leaves such an
         update out, on the device, and counts it in the log. Both write RUN/nonfinite-STEP.json, which
-        `jaxdiff replay` runs again.
+        `jaxdiff replay` runs again for runs of `jaxdiff train`, and `replay.examine` for others.
       skip_limit: updates in a row that are skipped and end the run.
       checkpoint_every: updates between checkpoints; the last update has one too.
       keep: number of newest checkpoints that are kept.
@@ -129,7 +129,7 @@ def fit(
     if isinstance(optimizer, Elementwise):
         layout = packed(layout, state.params)
     config = config or {
-        "steps": steps, "batch_size": batch_size, "seed": seed, "accumulate": accumulate,
+        "steps": int(steps), "batch_size": int(batch_size), "seed": int(seed), "accumulate": int(accumulate),
         "ema": [ema_.name(profile) for profile in profiles],
     }
     distributed.check_same("settings", json.dumps(config, sort_keys=True))
@@ -153,8 +153,9 @@ def fit(
         return _loop(state, dispatch, feed, layout, seed, span, recorder)
 
 
-def _check(*, checkpoint_every, keep_every, updates_per_dispatch, watchdog, peak_flops, **counts):
-    at_least_0 = {name: counts.pop(name) for name in ("seed", "picture_every", "snapshot_every")}
+def _check(*, seed, checkpoint_every, keep_every, updates_per_dispatch, watchdog, peak_flops, **counts):
+    at_least_0 = {name: counts.pop(name) for name in ("picture_every", "snapshot_every")}
+    check_seed("fit", seed)
     check_count(
         "fit", checkpoint_every=checkpoint_every, updates_per_dispatch=updates_per_dispatch, **counts
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import losses
-from jaxdiff.core import QUICK, check_positive, fold_in, match_dims
+from jaxdiff.core import QUICK, check_positive, check_share, fold_in, match_dims
 from jaxdiff.times import Times, stratified
 
 BINS = 8
@@ -75,11 +75,9 @@ def denoising_objective(
       ValueError: if labels are to be dropped and there is no null class, or for a noise level that is
         not above 0.
     """
-    if not 0 <= label_drop <= 1 or (label_drop and null_label is None):
-        raise ValueError(
-            "denoising_objective: expected label_drop in [0, 1], and null_label for dropping, got "
-            f"label_drop={label_drop} and null_label={null_label}"
-        )
+    check_share("denoising_objective", label_drop=label_drop)
+    if label_drop and null_label is None:
+        raise ValueError(f"denoising_objective: expected null_label for label_drop={label_drop}, got None")
     if augment_above is not None:
         check_positive("denoising_objective", augment_above=augment_above)
 
@@ -91,7 +89,7 @@ def denoising_objective(
     def loss(params, batch, keys, strata, step):
         x, condition, drawn = batch["x"], {}, times
         if "label" in batch:
-            dropped = jax.vmap(jax.random.bernoulli, (0, None))(fold_in(keys, 0), label_drop)
+            dropped = jax.vmap(jax.random.bernoulli, (0, None))(fold_in(keys, 0), 1.0 * label_drop)
             label = batch["label"]
             condition["label"] = jnp.where(dropped, null_label, label) if label_drop else label
         if augment is not None:

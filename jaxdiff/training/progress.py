@@ -101,7 +101,7 @@ class Progress:
             loss, norm = metrics["loss"][i], metrics["grad_norm"][i]
             if finite:
                 self._in_a_row = 0
-                self._rows.append((loss, norm))
+                self._rows.append((float(loss), float(norm)))
                 self._levels += 0 if levels is None else levels[i].astype(np.float64)
             else:
                 self._leave_out(loss, norm)

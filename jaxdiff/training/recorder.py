@@ -161,7 +161,8 @@ class Recorder:
             if self._saver is not None:
                 self._saver.wait()
             advice = "lower the learning rate"
-            if self._out is not None and os.path.exists(self._record_path(error.step)):
+            mine = "data_record" in self._watch.config  # of `jaxdiff train`, which can build it again
+            if mine and self._out is not None and os.path.exists(self._record_path(error.step)):
                 advice += f", or see `jaxdiff replay {self._record_path(error.step)}`"
             raise FloatingPointError(f"{error}; {self._kept()}; {advice}") from None
 

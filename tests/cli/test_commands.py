@@ -258,6 +258,9 @@ BAD = {
     "profile": (["--ema", "power:0.4"], r"width in \(0, 0.288\)"),
     "augmentation of vectors": (["--augment", "affine"], "augmentation is for images"),
     "seed": (["--seed", "-1"], "seed to be an integer of at least 0, got -1"),
+    "seed beyond the keys": (["--seed", "4294967296"], r"seed to be below 2\^32, got 4294967296"),
+    "what cannot be sampled": (["--parameterization", "noise"], "noise prediction has no clean estimate"),
+    "labels that are not told": (["--conditional", "False"], "expected no label_drop .* got 0.2"),
     "clip": (["--clip", "-1"], "clip to be finite and at least 0, got -1"),
     "beta1": (["--beta1", "1"], r"beta1 in \[0, 1\), got 1"),
     "beta2": (["--beta2", "1"], r"beta2 in \[0, 1\), got 1"),
@@ -273,6 +276,15 @@ def test_bad_settings_are_said_and_nothing_is_written(data, tmp_path, capsys, mo
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert "Traceback" not in error and not (tmp_path / "run").exists()
+
+
+def test_a_run_of_a_script_is_told_from_one_of_the_command(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 3, "batch_size": 8, "seed": 0, "ema": []}))
+    record = tmp_path / "nonfinite-000001.json"
+    record.write_text(json.dumps({"step": 1, "key": [0, 0], "indices": [0], "nonfinite": "stop"}))
+    for command in (["sample", tmp_path], ["evaluate", tmp_path], ["replay", record]):
+        assert main([str(word) for word in command]) == 2
+        assert "expected a run of `jaxdiff train`, got one of a script" in capsys.readouterr().err
 
 
 def test_another_configuration_is_refused_by_field_and_the_run_is_kept(run, data, capsys):

@@ -9,7 +9,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.cli import main
 from jaxdiff.cli.config import CLUSTER, FREE, Train, check_data, resolve
-from jaxdiff.cli.job import build_job, check_labels, make_sampler, objective, optimizer
+from jaxdiff.cli.job import build_job, check_labels, make_sampler, objective, optimizer, weighting
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,32 @@ def test_the_record_tells_other_data(digits):
 
 def test_bare_edm_takes_the_deviation_of_the_data(digits):
     assert resolve(Train(parameterization="edm"), digits)["parameterization"] == "edm(sigma_data=0.5)"
+
+
+def test_names_mean_the_same_however_they_are_written():
+    moons = jd.data.load("moons")
+    for name in ("edm", "EDM", "edm()"):
+        config = resolve(Train(data="moons", parameterization=name), moons)
+        assert config["parameterization"] == f"edm(sigma_data={moons.sigma_data:.4g})"
+    t, process = jnp.array([0.2, 0.6]), jd.processes.RectifiedFlow()
+    weights = [
+        weighting({"weighting": name, "times": "logit_normal"})(process, t)
+        for name in ("likelihood", "Likelihood", "likelihood()")
+    ]
+    np.testing.assert_array_equal(weights[1:], weights[:1] * 2)
+    assert not np.allclose(weights[0], jd.weightings.likelihood()(process, t))
+
+
+def test_labels_are_told_only_where_there_are_some(digits):
+    bare = jd.data.Dataset(name="bare", train={"x": digits.train["x"]}, held_out={"x": digits.held_out["x"]})
+    with pytest.raises(ValueError, match="expected data with labels for conditional, got bare without"):
+        resolve(Train(conditional=True), bare)
+
+
+def test_elastic_is_for_images_of_its_grey_levels(digits):
+    config = resolve(Train(augment="elastic(block=3)"), digits)
+    with pytest.raises(ValueError, match=r"images of 10 grey levels \(block\^2 \+ 1\) for elastic, got 17"):
+        objective(build_job(config), config)
 
 
 def test_the_default_job_is_built_with_its_augmentation(digits):

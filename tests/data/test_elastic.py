@@ -64,6 +64,12 @@ def test_an_example_is_its_own_keys_alone():
     np.testing.assert_array_equal(whole[5:9], few)
 
 
+def test_shares_and_sides_out_of_range():
+    for wrong, message in (({"probability": 12}, "probability, a share, in"), ({"block": 0}, "block to be")):
+        with pytest.raises(ValueError, match=message):
+            jd.data.Elastic(**wrong)(fresh_keys(), IMAGES)
+
+
 def test_wrong_shapes():
     with pytest.raises(ValueError, match=r"\(batch, height, width, 1\) and one key each, got \(40, 8, 8\)"):
         jd.data.Elastic()(fresh_keys(), IMAGES[..., 0])

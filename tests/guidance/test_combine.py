@@ -67,6 +67,13 @@ def test_dynamic_scales_and_one_call():
     close(out[3], normal(3.0)(X, T))
 
 
+def test_an_expert_that_is_not_asked_has_no_say():
+    both = G.experts([lambda x, t: x, lambda x, t: x - jnp.inf], [0.5])
+    t = jnp.where(jnp.arange(len(X)) < 3, 0.1, 0.9)
+    np.testing.assert_array_equal(both(X, t)[:3], X[:3])
+    assert np.all(np.asarray(both(X, t)[3:]) == -np.inf)
+
+
 @pytest.mark.slow
 def test_experts_by_noise_level():
     mixed = G.experts([normal(0.0), normal(1.0), normal(2.0)], [0.3, 0.6])

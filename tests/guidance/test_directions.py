@@ -149,6 +149,8 @@ def test_precision_finds_what_can_be_predicted():
 def test_vendi_counts_and_guides():
     np.testing.assert_allclose(G.vendi_score(jnp.eye(5)), 5, rtol=1e-4)
     np.testing.assert_allclose(G.vendi_score(jnp.ones((5, 3))), 1, rtol=1e-4)
+    images = 50 * jnp.arange(12.0).reshape(3, 4) % 256
+    np.testing.assert_allclose(G.vendi_score(images.astype(jnp.uint8)), G.vendi_score(images), rtol=1e-4)
     np.testing.assert_allclose(G.vendi_score(jnp.repeat(jnp.eye(2), 3, 0)), 2, rtol=1e-4)
     kernel = jd.guidance.vendi.gaussian(1.0)
     x = jax.random.normal(jax.random.key(2), (6, 2))

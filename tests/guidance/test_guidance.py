@@ -67,6 +67,16 @@ def test_interval_guides_inside_only():
     np.testing.assert_allclose(mixed[1], full(X[1:2], 0.3)[0], rtol=1e-5, atol=1e-6)
 
 
+def test_outside_the_interval_logits_are_the_conditional_ones():
+    """Of a token that is impossible without the condition, which no line through the two reaches."""
+
+    def without(x, t):
+        return jnp.where(x > 0, x, -jnp.inf)
+
+    guided = jd.guidance.classifier_free(lambda x, t: x, without, 3.0, interval=(0.2, 0.6))
+    np.testing.assert_array_equal(guided(X, 0.1), X)
+
+
 def test_an_interval_with_a_time_per_token_and_a_scale_per_example():
     scales, t = jnp.array([1.0, 2.0, 3.0, 4.0]), jnp.tile(jnp.array([[0.1, 0.3, 0.9]]), (4, 1))
     out = jd.guidance.classifier_free(cond, uncond, scales, interval=(0.2, 0.6))(X, t)

@@ -142,3 +142,18 @@ def test_wrong_data():
         jd.losses.denoising(
             lambda x, c: x[:, :1], jax.random.key(0), X0, process=jd.processes.VP(), parameterization=P.v()
         )
+
+
+def test_wider_times_do_not_widen_what_the_network_sees(x64):
+    seen = []
+
+    def net(x, c_noise):
+        seen.append((x.dtype, c_noise.dtype))
+        return x
+
+    x0 = X0.astype(jnp.float32)
+    settings = {"process": jd.processes.VP(), "weighting": jd.weightings.min_snr()}
+    loss = jd.losses.denoising(net, jax.random.key(0), x0, parameterization=P.edm(), **settings)
+    assert seen == [(jnp.float32, jnp.float32)] and loss.dtype == jnp.float32
+    jd.losses.denoising(net, jax.random.key(0), x0.astype(float), parameterization=P.edm(), **settings)
+    assert seen[1] == (jnp.float64, jnp.float64)

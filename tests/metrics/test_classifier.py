@@ -36,6 +36,14 @@ def test_training_is_repeatable_and_learns(classes):
     assert one.features(x).shape == (90, 64)
 
 
+def test_labels_need_not_be_the_first_numbers(tmp_path):
+    x, label = _clusters(90)
+    label = np.array([1, 2, 5])[label]
+    for _ in range(2):  # trained, and then out of the cache
+        judge = feature_classifier(x, label, folder=tmp_path)
+        assert np.mean(judge.predict(x) == label) > 0.9
+
+
 def test_cache_is_used_keyed_by_the_data_and_survives_damage(tmp_path, monkeypatch):
     x, label = _clusters()
     first = feature_classifier(x, label, folder=tmp_path)

@@ -56,6 +56,10 @@ def test_bad_conditions(condition, fields, message):
         split(condition, **fields)
 
 
+def test_a_vector_may_be_a_list():
+    assert split({"vector": [[1.0] * 4, [2.0] * 4]}, vector_size=4)[1].shape == (2, 4)
+
+
 def test_concrete_labels_are_checked_under_jit():
     labels = jnp.array([0, 4])
     with pytest.raises(ValueError, match="null class"):
@@ -70,6 +74,7 @@ def test_concrete_labels_are_checked_under_jit():
         (jnp.ones((2, 3)), jnp.ones(3), None, 0.0, r"got \(3,\)"),
         (jnp.ones((2, 3)), jnp.ones((2, 1)), None, 0.0, r"got \(2, 1\)"),
         (jnp.ones((2, 3)), 0.0, 3, 0.0, "expected 2 keys"),
+        (jnp.ones((2, 3)), 0.0, (), 0.0, r"expected 2 keys, one per example, got shape \(\)"),
         (jnp.ones((2, 3)), 0.0, None, 1.0, r"\[0, 1\)"),
     ],
 )

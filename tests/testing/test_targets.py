@@ -263,6 +263,16 @@ def test_bad_targets_are_refused(call, message):
         call()
 
 
+def test_answers_at_integers_are_no_integers():
+    target, process, x = testing.gaussian(np.zeros(2), 1.0), processes.VP(), jnp.array([[0, 1], [2, 3]])
+    for answer in (
+        lambda x: target.log_prob(process, x, 0.5), lambda x: target.denoiser(process)(x, 0.5),
+        lambda x: target.score(process)(x, 0.5),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(answer(x), answer(x.astype(jnp.float32)))
+    assert target.denoiser(process)(x.astype(jnp.bfloat16), 0.5).dtype == jnp.bfloat16
+
+
 def test_bad_points_and_times_are_refused():
     target = testing.gaussian(np.zeros(3), 0.0)
     with pytest.raises(ValueError, match=r"expected x of shape \(..., \*\(3,\)\)"):

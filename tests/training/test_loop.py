@@ -293,3 +293,24 @@ def test_operations_are_told_where_the_peak_is_known(tmp_path, finished):
     operations = line["model_flops_utilization"] * 8 * 1e6 / line["steps_per_second"]
     assert 16 * 2 * 2 * 9 < operations < 16 * 2 * 9 * 40  # two products of 16 rows, and what is beside them
     assert not any("model_flops_utilization" in line for line in read_log(finished))
+
+
+def test_numbers_of_numpy_and_data_that_are_no_arrays(tmp_path):
+    train(tmp_path / "run", steps=np.int64(2), seed=np.int64(3), checkpoint_every=5)
+    assert read_log(tmp_path / "run")[-1]["step"] == 2
+    with pytest.raises(ValueError, match=r"arrays or Examples, such as dataset.examples\(\), got list"):
+        fit({"w": X}, loss, [X], steps=1)
+    with pytest.raises(ValueError, match="seed to be below 2\\^32, got 4294967296"):
+        train(seed=2**32)
+
+
+def test_narrow_numbers_are_looked_at_and_logged_whole(tmp_path):
+    def ones(params, batch, keys, strata, step):
+        return jnp.ones(len(batch["x"]), jnp.bfloat16) + 0 * params["w"].sum()
+
+    x, params = jnp.asarray(X, jnp.bfloat16), {"w": jnp.ones(3, jnp.bfloat16)}
+    settings = {"steps": 600, "batch_size": 8, "log_every": 600, "checkpoint_every": 600, "progress": False}
+    fit(params, ones, {"x": x}, out=tmp_path / "run", **settings)
+    assert [line["loss"] for line in read_log(tmp_path / "run") if "loss" in line] == [1.0]
+    with pytest.raises(ValueError, match=r"expected finite data, got nan in x at index \(7, 1\)"):
+        fit(params, ones, {"x": x.at[7, 1].set(jnp.nan)}, **settings)
