@@ -318,8 +318,9 @@ class Residual(Paired):
 
     def coefficients(self, t):
         xp = namespace(t, self)
-        left = xp.maximum(1.0 - t, 0.0)
-        a = xp.where(left > 0, xp.where(left > 0, left, 1.0) ** self.residual_power, 0.0)
+        left = xp.where(t <= 1, 1.0 - t, 0.0)
+        last = xp.where(self.residual_power == 1, left, 0.0)  # straight to the very end
+        a = xp.where(left > 0, xp.where(left > 0, left, 1.0) ** self.residual_power, last)
         c = xp.where(t > 0, self.scale * xp.where(t > 0, t, 1.0) ** self.noise_power, 0.0)
         return a, 1.0 - a, c
 

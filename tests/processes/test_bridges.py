@@ -224,7 +224,10 @@ def test_two_heads_walk_by_residual_and_noise():
     for kind in (kinds.velocity(), kinds.v(), kinds.residual()):
         net = kinds.two_heads(lambda x, t: (lost, noise), process, kind, y)
         denoise = jd.denoiser(net, process, kind, y)
-        if kind.name == "velocity":  # the schedules are straight: the flow's step is the paper's
+        if kind.name == "velocity":  # the schedules are straight: the flow's step is the paper's, to the end
+            np.testing.assert_allclose(process.derivatives(1.0), (-1.0, 1.0, 0.8), rtol=1e-6)
+            true = process.perturb(y - lost, noise, 1.0, y)
+            np.testing.assert_allclose(denoise(true, 1.0), y - lost, rtol=1e-5)
             step = jd.sample(None, denoise, process, S.euler(), grid, x=x, y=y)
             np.testing.assert_allclose(step, x - 0.3 * lost - 0.3 * 0.8 * noise, rtol=1e-5)
         if kind.name == "residual":
