@@ -9,7 +9,7 @@ import numpy as np
 import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.cli.names import lookup, parse
-from jaxdiff.core import check_seed, fold_in
+from jaxdiff.core import check_seed, check_share, fold_in
 
 CHUNK = {True: 100, False: 1000}  # samples of one call, of images and of vectors
 
@@ -211,8 +211,7 @@ def _augmentation(job, config):
 
 def _until(config):
     share = config["augment_until"]
-    if not 0 <= share <= 1:
-        raise ValueError(f"objective: expected augment_until, a share, in [0, 1], got {share}")
+    check_share("objective", augment_until=share)
     return None if share == 1 else round(share * config["steps"])
 
 
