@@ -123,8 +123,9 @@ class UNet(nn.Module):
                 f"UNet: expected height and width divisible by {factor} for {len(self.channels)} "
                 f"levels, got {shape[0]} x {shape[1]}; pad the images or use fewer levels"
             )
-        for width in self.channels:
-            if width > self.head_width and width % self.head_width:
+        for level, width in enumerate(self.channels):
+            attends = min(shape[:2]) >> level in self.attention_resolutions
+            if attends and width > self.head_width and width % self.head_width:
                 raise ValueError(
                     f"UNet: expected channels divisible by head_width {self.head_width}, "
                     f"got {width}; change either"

@@ -58,6 +58,13 @@ def test_parameter_counts():
     assert count(digits.clone(skip_inputs=True), (8, 8, 1)) == 760_513
 
 
+def test_width_needs_no_heads_without_attention():
+    model = models.UNet(channels=(40, 64), attention_resolutions=(4,))
+    assert count(model, (8, 8, 1)) > 0
+    with pytest.raises(ValueError, match="divisible by head_width 32, got 40"):
+        count(model, (4, 4, 1))
+
+
 @pytest.mark.parametrize(
     "channels, blocks, skip_inputs", [((4,), 1, False), ((4, 8, 8), 2, True), ((4, 8), 3, False)]
 )
