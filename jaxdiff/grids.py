@@ -20,11 +20,10 @@ def quadratic(process, steps, end=None):
     """Equal steps in the square root of time: denser near data (Song et al. (2021),
     arXiv:2010.02502, appendix D)."""
     steps = _check_steps("quadratic", steps)
-    xp = namespace(0.0, process)
-    root = xp.sqrt(process.t_max) + np.linspace(0, 1, steps + 1) * (
-        np.sqrt(_end(process, end)) - xp.sqrt(process.t_max)
-    )
-    return explicit(process, _pin(root**2, process.t_max, _end(process, end)))
+    first, last = process.t_max, _end(process, end)
+    xp = namespace(0.0, process, last)
+    root = xp.sqrt(first) + np.linspace(0, 1, steps + 1) * (xp.sqrt(last) - xp.sqrt(first))
+    return explicit(process, _pin(root**2, first, last))
 
 
 def cosine(process, steps, end=None):
@@ -67,8 +66,9 @@ def shifted(process, steps, shift=3.0, end=None, power=1.0, terminal=None):
     if power == 1:
         t = shift_times(u, shift)
     else:
-        ahead = np.where(u > 0, u, 1.0)
-        t = np.where(u > 0, shift / (shift + (1 / ahead - 1) ** power), 0.0)
+        xp = namespace(0.0, process, last, shift)
+        ahead = xp.where(u > 0, u, 1.0)
+        t = xp.where(u > 0, shift / (shift + (1 / ahead - 1) ** power), 0.0)
     if terminal is not None and steps > 1:
         if not (_end(process, terminal) > last):
             raise ValueError(f"shifted: expected terminal in ({last}, {first}), got {terminal}")

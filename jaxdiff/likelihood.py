@@ -13,6 +13,7 @@ from jaxdiff.core import (
     check_count,
     concrete,
     fold_in,
+    is_concrete,
     quadratic_forms,
     random_tangents,
     unit_tangents,
@@ -51,7 +52,7 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
         probe) or "hutch++" (exact on a sketch of `probes` directions, estimated with as many normalised
         probes on the rest: 3 derivatives per probe; Meyer et al. (2021), arXiv:2010.09649). The same
         probes serve the whole path.
-      probes: number of probes, below n / 2 for "hutch++".
+      probes: number of probes; from n / 2 on "hutch++" is exact.
       y: the second endpoint, the shape of `x0`, for processes that have one: log p(x0 | y).
 
     Returns:
@@ -64,6 +65,11 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
     if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
         raise ValueError(f"log_prob: expected probes to be an integer of at least 1, got {probes}")
     process.endpoint(y)
+    if hasattr(solver, "to") and is_concrete(solver.t, solver.to) and solver.t[0] > solver.to[-1]:
+        raise ValueError(
+            f"log_prob: expected a solver, or a plan from data to noise, got a plan from {solver.t[0]:g} to "
+            f"{solver.to[-1]:g}"
+        )
     if isinstance(process, Product):
         return _of_parts(key, denoise, process, x0, solver, grid, trace, probes)
     grid = _ascending(process, grid)
@@ -232,6 +238,8 @@ def _estimator(key, x, trace, probes):
     """`(derivative, x) -> trace of the Jacobian`, `(batch,)`."""
     if trace == "exact":
         return _exact
+    if trace == "hutch++" and 2 * probes >= x[0].size:
+        return _exact  # no more derivatives, and nothing left to estimate
     keys = batch_keys(key, x.shape[0], "log_prob")
     if trace == "hutchinson":
         return _hutchinson(random_tangents(keys, x, probes))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_made, concrete, fold_in
+from jaxdiff.core import check_made, concrete, fold_in, host
 from jaxdiff.core.keys import batch_keys, is_key, typed
 from jaxdiff.solvers.gradients import check_gradient, walk
 from jaxdiff.solvers.heavy_tails import stepper
@@ -133,12 +133,16 @@ def _start(keys, process, rows, shape, x, y):
         return jax.tree.map(start, x)
     if isinstance(shape, (int, np.integer)):
         raise ValueError(f"sample: expected shape to be a tuple, the shape of one sample, got {shape}")
-    first, t_max = concrete(rows.t), concrete(jax.tree.leaves(process.t_max)[0])
-    if first is not None and t_max is not None and not np.isclose(first[0], t_max, rtol=1e-5):
-        raise ValueError(
-            f"sample: the grid starts at {first[0]:g} and the prior is at t_max = {t_max:g}; pass the "
-            "start at that time as x="
-        )
+    parts = getattr(rows, "parts", None) or {None: rows}
+    for name, part in parts.items():
+        t_max = concrete(process.t_max if name is None else process.t_max[name])
+        first = concrete(part.t)
+        if first is not None and t_max is not None and not np.isclose(first[0], t_max, rtol=1e-5):
+            of = "" if name is None else f" of {name!r}"
+            raise ValueError(
+                f"sample: the grid{of} starts at {first[0]:g} and the prior is at t_max = {t_max:g}; pass "
+                "the start at that time as x="
+            )
     keys = getattr(keys, "keys", keys)  # of a Brownian path
     keys = keys if keys is None else typed(keys, "sample")
     if keys is None or keys.ndim != 1:
@@ -149,6 +153,9 @@ def _start(keys, process, rows, shape, x, y):
 
     if y is not None:
         _check_endpoint(y, [(len(keys), *shape)])
+
+    if hasattr(process, "log_snr"):
+        process = host(process)
 
     def prior(key, y):
         return process.prior(
@@ -181,6 +188,7 @@ def _noise_source(keys, process, x, rows):
     batch = leaves[0].shape[0]
     if hasattr(keys, "noise"):
         keys.check(rows)
+        keys = keys.replace(keys=batch_keys(keys.keys, batch, "sample"))
         return lambda row, number: Draw(lambda: keys.noise(row.t, row.to, x))
     recorded = None if keys is None or _looks_like_keys(keys) else jax.tree.leaves(keys)
     if recorded is not None:

@@ -58,7 +58,9 @@ def likelihood(times=None):
         falls = -slope * _snr(process, t)
         if times is None:
             return falls * (process.t_max - process.t_min)
-        return safe_divide(falls, times.density(process, t))
+        inside = (t > process.t_min) & (t < process.t_max)  # times beyond were moved to the ends: no density
+        density = times.density(process, jnp.where(inside, t, 0.5 * (process.t_min + process.t_max)))
+        return jnp.where(inside, safe_divide(falls, density), 0.0)
 
     return weight
 

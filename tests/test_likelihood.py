@@ -171,3 +171,22 @@ def test_wrong_arguments():
         )
     with pytest.raises(ValueError, match="probes"):
         jd.likelihood.log_prob(None, denoise, process, x0, solver=jd.solvers.ddim(), grid=grid, probes=0)
+
+
+def test_a_plan_from_noise_to_data_is_refused():
+    process = jd.processes.VP()
+    grid = jd.grids.uniform(process, 4)
+    plan = jd.solvers.ddim().plan(process, grid)
+    key, x = jax.random.key(0), jnp.ones((2, 3))
+    with pytest.raises(ValueError, match="a plan from data to noise, got a plan from 1 to 0"):
+        jd.likelihood.log_prob(key, lambda x, t: x, process, x, solver=plan, grid=grid)
+
+
+def test_hutch_plus_plus_with_as_many_probes_as_dimensions_is_exact():
+    process, x, key = jd.processes.VP(), jnp.ones((2, 1)), jax.random.key(0)
+    settings = {"solver": jd.solvers.ddim(), "grid": jd.grids.uniform(process, 4)}
+
+    def density(trace):
+        return jd.likelihood.log_prob(key, lambda x, t: jnp.tanh(x), process, x, trace=trace, **settings)
+
+    np.testing.assert_array_equal(density("hutch++"), density("exact"))

@@ -35,3 +35,16 @@ def test_min_snr_on_noise_prediction_is_the_published_ratio():
     k = jd.parameterizations.noise().coefficients(process, T)
     weight = jd.weightings.min_snr(5.0)(process, T) * k.c_out**2
     np.testing.assert_allclose(weight, np.minimum(1, 5.0 / (a / c) ** 2), rtol=1e-4)
+
+
+def test_times_moved_to_the_ends_have_no_weight():
+    vp, times = jd.processes.VP(), jd.times.log_normal()
+    weight = jd.weightings.likelihood(times)
+    t = jnp.array([vp.t_min, 0.3, vp.t_max])
+    got = weight(vp, t)
+    np.testing.assert_array_equal(got[jnp.array([0, 2])], 0.0)
+    h = 1e-4
+    high, low = (np.exp(2 * vp.log_snr(0.3 + s)) for s in (h, -h))
+    np.testing.assert_allclose(got[1], (low - high) / (4 * h) / times.density(vp, 0.3), rtol=1e-3)
+    flow, wide = jd.processes.RectifiedFlow(), jd.times.logit_normal(0.0, 9.0)
+    assert np.isfinite(jd.weightings.likelihood(wide)(flow, jnp.array([flow.t_min, 0.5, 1.0]))).all()

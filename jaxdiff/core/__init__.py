@@ -2,6 +2,7 @@
 
 from jaxdiff.core.arrays import (
     QUICK,
+    as_number,
     concrete,
     host,
     is_concrete,
@@ -29,6 +30,7 @@ from jaxdiff.core.tree import dataclass, static_field
 
 __all__ = [
     "QUICK",
+    "as_number",
     "batch_keys",
     "batch_over",
     "check_choice",

@@ -28,10 +28,13 @@ def namespace(*trees):
 
 
 def host(tree):
-    """Known leaves as numpy arrays (floats in float64), traced leaves as they are."""
+    """Known jax arrays as numpy arrays (floats in float64), every other leaf as it is.
+
+    Within `jit` the arithmetic of a known jax array is traced, that of a numpy array is not.
+    """
 
     def leaf(value):
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, jax.core.Tracer) or not isinstance(value, jax.Array):
             return value
         value = np.asarray(value)
         floating = jnp.issubdtype(value.dtype, jnp.floating)
@@ -43,6 +46,11 @@ def host(tree):
 def concrete(value):
     """`value` as a numpy array, or None where it is traced and cannot be looked at."""
     return np.asarray(value) if is_concrete(value) else None
+
+
+def as_number(value):
+    """`value` as a float, or as it is where it is traced: a setting that `vmap` and `grad` reach."""
+    return float(value) if is_concrete(value) else value
 
 
 def match_dims(t, x, where="match_dims", name="t"):

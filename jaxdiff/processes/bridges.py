@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxdiff.core import check_choice, check_positive, dataclass, namespace, safe_sqrt, static_field
+from jaxdiff.core import check_choice, check_positive, concrete, dataclass, namespace, safe_sqrt, static_field
 from jaxdiff.processes.gaussian import check_times
 from jaxdiff.processes.linear import LinearProcess, log_or_infinite
 
@@ -40,6 +40,8 @@ class StochasticInterpolant(Paired):
       gamma: any other `t -> gamma(t)`, differentiable inside (0, 1) with `gamma(0) = gamma(1) = 0`, written
         for numpy and jax arrays; times of a given log-SNR need `a / gamma` to decrease.
     """
+
+    pinned = latest = 1.0
 
     path: str = static_field(default="linear")
     scale: float = 1.0
@@ -77,6 +79,8 @@ class BrownianBridge(Paired):
     `jd.parameterizations.difference()`, the second with `jd.weightings.inverse_deviation()`.
     """
 
+    pinned = latest = 1.0
+
     scale: float = 1.0
     t_min: float = 1e-3
     t_max: float = 1.0
@@ -112,11 +116,13 @@ class DiffusionBridge(Paired):
     Zhou et al. (2024), arXiv:2309.16948, eq. 7, for VP and VE bases; any base with a(t_max) > 0 will do.
     """
 
+    pinned = property(lambda self: self.t_max)
+
     base: LinearProcess
 
     def __post_init__(self):
-        a = self.base.coefficients(self.base.t_max)[0]
-        if isinstance(a, (float, np.floating)) and a == 0:
+        a = concrete(self.base.coefficients(self.base.t_max)[0])
+        if a is not None and np.all(a == 0):
             raise ValueError(
                 f"DiffusionBridge: expected a base with signal left at t_max, got {type(self.base).__name__} "
                 f"with a = 0 at {self.base.t_max}; choose its t_max below that time"
@@ -145,6 +151,9 @@ class DiffusionBridge(Paired):
         (a, _, c), (k, rest) = self.base.coefficients(t), self._share(t)
         return a * rest, k * a / self.base.coefficients(self.t_max)[0], c * safe_sqrt(rest)
 
+    def variance(self, t):
+        return self.base.variance(t) * self._share(t)[1]
+
     def log_snr(self, t):
         return self.base.log_snr(t) + 0.5 * log_or_infinite(self._share(t)[1], self)
 
@@ -168,6 +177,8 @@ class SchrodingerBridge(Paired):
     Liu et al. (2023), arXiv:2302.05872, eq. 11: little noise at both ends, most of it between.
     """
 
+    pinned = latest = 1.0
+
     beta_min: float = 0.1
     beta_max: float = 1.0
     t_min: float = 1e-3
@@ -185,9 +196,8 @@ class SchrodingerBridge(Paired):
         def early(t):  # int_0^t (low + slope t)^2 for t up to 1/2
             return t * (low**2 + low * slope * t + slope**2 * t**2 / 3)
 
-        half = early(0.5)
-        passed, left = early(xp.minimum(t, 0.5)), early(xp.minimum(1.0 - t, 0.5))
-        return xp.where(t < 0.5, passed, 2 * half - left), xp.where(t < 0.5, 2 * half - passed, left)
+        near, whole = early(xp.where(t < 0.5, t, 1.0 - t)), 2 * early(0.5)
+        return xp.where(t < 0.5, near, whole - near), xp.where(t < 0.5, whole - near, near)
 
     def coefficients(self, t):
         passed, left = self._passed(t)
@@ -229,7 +239,7 @@ class MeanReverting(Paired):
     def __post_init__(self):
         check_choice("MeanReverting", "schedule", self.schedule, ("cosine", "constant"))
         check_positive("MeanReverting", scale=self.scale, remains=self.remains)
-        if isinstance(self.remains, float) and self.remains >= 1:
+        if isinstance(self.remains, (int, float)) and self.remains >= 1:
             raise ValueError(f"MeanReverting: expected remains in (0, 1), got {self.remains}")
         check_times(self)
 

@@ -53,7 +53,8 @@ class KineticOptimal(LinearProcess):
         rest = xp.interp(left, self.angle - self.psi[::-1], 0.5 * np.pi - self.theta[::-1])
         rest = xp.where(t == 0, 0.0, rest)
         radius = xp.hypot(across, along)
-        a = xp.where(t == 1, 0.0, radius * xp.cos(rest) / self.scale)
+        last = (1.0 - t) * xp.sin(self.angle) * self.theta[1] / self.psi[1]  # its value and slope at t = 1
+        a = xp.where(t == 1, last, radius * xp.cos(rest) / self.scale)
         return a, xp.zeros_like(a), radius * xp.sin(rest)
 
     def time_of_log_snr(self, log_snr):

@@ -97,9 +97,11 @@ class StudentT(LinearProcess):
         if self.normal:
             return mean, std
         a, b, c = self.coefficients_for(x_t, t, "posterior")
-        miss = (x_t - a * x0 - (0.0 if y is None else b * y)) / c
+        known = c > 0  # a bridge's pinned end shows nothing of kappa
+        miss = jnp.where(known, x_t - a * x0 - (0.0 if y is None else b * y), 0.0) / jnp.where(known, c, 1.0)
         squares = jnp.sum(jnp.square(miss), axis=tuple(range(1, miss.ndim)))
-        rest = self.tail + x_t[0].size - 2  # 0 and below: no variance
+        seen = jnp.broadcast_to(known, miss.shape).astype(miss.dtype)
+        rest = self.tail + jnp.sum(seen, axis=tuple(range(1, miss.ndim))) - 2  # 0 and below: no variance
         squared = jnp.where(rest > 0, (self.tail + squares) / jnp.where(rest > 0, rest, 1.0), jnp.inf)
         return mean, std * match_dims(jnp.sqrt(squared), x_t)
 

@@ -22,6 +22,7 @@ class LinearProcess:
     """
 
     paired = False
+    pinned = None  # the time at which a process is its second endpoint, without data or noise
     normal = True  # whether the noise is: what solvers and bounds that draw it themselves go by
 
     def coefficients(self, t):
@@ -91,7 +92,8 @@ class LinearProcess:
         like = jnp.zeros((1, *shape), dtype or jnp.result_type(float))
         noise = self.noise(key[None], like)[0]
         x = jnp.asarray(c, noise.dtype) * noise
-        return x if self.endpoint(y) is None else x + jnp.asarray(a + b, noise.dtype) * y
+        x = x if self.endpoint(y) is None else x + jnp.asarray(a + b, noise.dtype) * y
+        return x.astype(like.dtype)
 
     def gain(self, t, s):
         """Weight of `z_s` in `q(z_t | z_s, x0)`, s < t: `a_t / a_s` where the transition knows no `x0`."""
@@ -123,9 +125,14 @@ class LinearProcess:
         """Time derivatives `(a', b', c')` by forward mode."""
         return _forward_mode(_coefficients, t, self)
 
-    def drift(self, x, t):
-        """Drift `f(t) x` of the forward SDE `dx = f x dt + g dw`, `f = a' / a`; singular at a = 0."""
-        return match_dims(jnp.asarray(self.sde(t)[0], x.dtype), x, "drift") * x
+    def drift(self, x, t, y=None):
+        """Drift of the forward SDE `dx = f x dt + g dw`, `f = a' / a`; singular at a = 0.
+
+        With a second endpoint, `x - b y` in the place of x: `f (x - b y) + b' y`.
+        """
+        f, b, slope = self.sde(t)[0], self.coefficients(t)[1], self.derivatives(t)[1]
+        f, b, slope = self._matched((f, b, slope), x, "drift")
+        return f * x if self.endpoint(y) is None else f * (x - b * y) + slope * y
 
     def diffusion(self, t):
         """Diffusion `g(t)` of the forward SDE, `g^2 = (c^2)' - 2 f c^2`; singular at a = 0."""
@@ -161,6 +168,7 @@ class LinearProcess:
 class OfBase(LinearProcess):
     """A process with the coefficients and the transition of another one, its field `base`."""
 
+    pinned = property(lambda self: self.base.pinned)
     paired = property(lambda self: self.base.paired)
     t_min = property(lambda self: self.base.t_min)
     t_max = property(lambda self: self.base.t_max)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.core import dataclass, fold_in
 from jaxdiff.processes.linear import LinearProcess, OfBase
@@ -133,6 +134,16 @@ class Symmetric(OfBase):
             "Symmetric: expected no density over all entries, for half of them repeat the others; take that "
             "of the entries above the diagonal, as a vector, under the base process"
         )
+
+    def prior(self, key, shape, y=None, dtype=None):
+        """One example of the prior, which cannot tell its own mask among those of a batch."""
+        nodes = np.shape(self.mask)
+        if len(nodes) >= len(shape) and nodes[0] != 1:
+            raise ValueError(
+                f"Symmetric: expected one mask for all samples drawn from keys, got shape {nodes}; pass the "
+                "start as x="
+            )
+        return super().prior(key, shape, y, dtype)
 
     def noise(self, keys, like):
         noise = jax.tree.map(lambda z: jnp.triu(z, 1), self.base.noise(keys, like))

@@ -127,5 +127,6 @@ def _log_linear(t, eps):
 
 
 def _table(t, levels):
+    t = jnp.asarray(t, jnp.result_type(t, jnp.float32))
     levels = jnp.concatenate([jnp.zeros(1, levels.dtype), levels])
     return jnp.interp(t, jnp.linspace(0, 1, len(levels)), levels).astype(t.dtype)

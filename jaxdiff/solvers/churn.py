@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxdiff.core import check_choice, concrete, namespace, safe_sqrt
+from jaxdiff.core import as_number, check_choice, concrete, namespace, safe_sqrt
 from jaxdiff.solvers.runge_kutta import slope
 from jaxdiff.solvers.tableau import linear, staged, table
 
@@ -34,7 +34,7 @@ def churn(s_churn=40.0, s_min=0.05, s_max=50.0, s_noise=1.003, method="heun"):
         known = concrete(value)
         if known is not None and (known.ndim or known.dtype.kind not in "iuf" or not known >= 0):
             raise ValueError(f"churn: expected {name} of at least 0, got {value!r}")
-        numbers[name] = value if known is None else float(known)
+        numbers[name] = as_number(value)
     if all(isinstance(numbers[name], float) for name in ("s_min", "s_max")) and s_min > s_max:
         raise ValueError(f"churn: expected s_min <= s_max, got {s_min} and {s_max}")
     return linear(f"churn({method})", _churn, method=method, **numbers)
@@ -45,11 +45,12 @@ def _churn(process, grid, method, s_churn, s_min, s_max, s_noise):
     a, _, c = process.coefficients(grid)
     times, added = _raised(process, grid, s_churn, s_min, s_max)
     a_hat, _, c_hat = process.coefficients(times)
-    single = (c[1:] == 0) | (a[:-1] == 0)
+    single = (c[1:] == 0) | (a[:-1] == 0) | (a[1:] == 0)
     sigma = c / xp.where(a == 0, 1.0, a)
     sigma_hat = c_hat / xp.where(a_hat == 0, 1.0, a_hat)
     noise = a_hat[1:] * s_noise * added[1:]
-    direct = [a_hat[1:] * sigma[1:] / c_hat[:-1], 0.0]  # z' scaled to the time that the noise takes it to
+    reached = xp.where(a[1:] == 0, c[1:], a_hat[1:] * sigma[1:])
+    direct = [reached / c_hat[:-1], 0.0]  # z' scaled to the time that the noise takes it to
     direct = [*direct, a_hat[1:] - direct[0] * a_hat[:-1], noise]
     keep = slope(process, times[:-1], "sigma")[1:]
     at_start = [xp.where(single, clean, k) for clean, k in zip((0.0, 1.0), keep, strict=True)]

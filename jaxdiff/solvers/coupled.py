@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxdiff.core import namespace
+from jaxdiff.core import as_number, namespace
 from jaxdiff.solvers.reversible import ReversibleTableau
 from jaxdiff.solvers.tableau import linear, table
 
@@ -24,7 +24,7 @@ def edict(mixing=0.93):
     """
     if isinstance(mixing, (int, float)) and not 0 < mixing <= 1:
         raise ValueError(f"edict: expected mixing in (0, 1], got {mixing}")
-    return linear("edict", _edict, mixing=float(mixing))
+    return linear("edict", _edict, mixing=as_number(mixing))
 
 
 def bdia(gamma=0.96):
@@ -40,7 +40,7 @@ def bdia(gamma=0.96):
     """
     if isinstance(gamma, (int, float)) and not 0 < gamma <= 1:
         raise ValueError(f"bdia: expected gamma in (0, 1], got {gamma}")
-    return linear("bdia", _bdia, gamma=float(gamma))
+    return linear("bdia", _bdia, gamma=as_number(gamma))
 
 
 def _ddim_step(process, s, t):

@@ -116,11 +116,11 @@ def check_level(where, value, expected="tau of at least 0", most=np.inf):
     return float(known) if known.ndim == 0 else known.astype(np.float64)
 
 
-def level_of_steps(tau, grid):
-    """The noise level of every step, `(steps,)`."""
+def level_of_steps(tau, grid, where="tau", *limits):
+    """The noise level of every step, `(steps,)`; `limits` as of `check_level`, for functions of time."""
     steps = grid.shape[0] - 1
     if callable(tau):
-        tau = check_level("tau", tau(grid[:-1]))
+        tau = check_level(where, 1.0 * tau(grid[:-1]), *limits)
     if np.shape(tau) not in ((), (steps,)):
         raise ValueError(
             f"noise level: expected a number or one for each of {steps} steps, got shape {np.shape(tau)}"
@@ -326,7 +326,7 @@ def _with_half_the_second_difference(form, nodes, valid, weights):
 
 
 def _ddim(process, grid, eta, variance):
-    eta = level_of_steps(eta, grid)
+    eta = level_of_steps(eta, grid, "ddim", "eta of at least 0 and at most 1", 1.0)
     a, _, c = process.coefficients(grid)
     log_snr = process.log_snr(grid)
     xp = namespace(grid, log_snr, eta, variance)
@@ -335,8 +335,10 @@ def _ddim(process, grid, eta, variance):
     kappa = xp.where(xp.isfinite(h), -xp.expm1(-2 * xp.where(xp.isfinite(h), h, 0.0)), 1.0)
     if getattr(type(process), "gain", None) not in (None, LinearProcess.gain):
         # a transition of its own, which a / c does not tell
-        r = process.gain(grid[:-1], grid[1:]) * safe_divide(c[1:], c[:-1])
-        kappa = (1 - r) * (1 + r)
+        with np.errstate(divide="ignore", invalid="ignore"):  # from data up to a = 0
+            r = process.gain(grid[:-1], grid[1:]) * safe_divide(c[1:], c[:-1])
+            kappa = (1 - r) * (1 + r)
+        kappa = xp.where(xp.isfinite(kappa), kappa, 1.0)
     x_s = safe_divide(c[1:], c[:-1]) * safe_sqrt(1 - eta**2 * kappa)
     clean = a[1:] - a[:-1] * x_s
     noise = eta * c[1:] * safe_sqrt(kappa)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import concrete, dataclass, namespace, safe_sqrt, static_field
+from jaxdiff.core import as_number, concrete, dataclass, namespace, safe_sqrt, static_field
 from jaxdiff.solvers.tableau import LinearSolver, table
 
 
@@ -52,7 +52,8 @@ def interpolant_sde(epsilon=1.0):
         raise ValueError(f"interpolant_sde: expected epsilon of at least 0, got {epsilon}")
     if callable(epsilon):
         return LinearSolver("interpolant_sde", _interpolant_sde, (("level", epsilon),), {}, both_ways=True)
-    return LinearSolver("interpolant_sde", _interpolant_sde, (), {"epsilon": float(epsilon)}, both_ways=True)
+    numbers = {"epsilon": as_number(epsilon)}
+    return LinearSolver("interpolant_sde", _interpolant_sde, (), numbers, both_ways=True)
 
 
 def _interpolant_sde(process, grid, epsilon=0.0, level=None):

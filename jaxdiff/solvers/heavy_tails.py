@@ -13,7 +13,7 @@ from jaxdiff.core import (
     random_tangents,
     unit_tangents,
 )
-from jaxdiff.solvers.tableau import Tableau
+from jaxdiff.solvers.tableau import LinearSolver, Tableau
 
 EXACT = 16  # up to so many values the trace is exact: its error by one probe matters in few dimensions
 
@@ -30,7 +30,8 @@ def stepper(solver, process, rows, keys):
     if not rows.noisy or getattr(process, "normal", True):
         return solver.step
     tail = concrete(getattr(process, "tail", np.inf))
-    if not (hasattr(process, "scale_given") and isinstance(rows, Tableau)) or hasattr(keys, "noise"):
+    plain = isinstance(solver, (LinearSolver, Tableau)) and isinstance(rows, Tableau)
+    if not (hasattr(process, "scale_given") and plain) or hasattr(keys, "noise"):
         raise ValueError(
             "sample: expected a deterministic solver, or one that is a table, with keys: the noise of "
             f"{type(process).__name__} has heavy tails and is rescaled at every evaluation"

@@ -2,9 +2,7 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
-
-from jaxdiff.core import dataclass, namespace, safe_sqrt
+from jaxdiff.core import as_number, dataclass, namespace, safe_sqrt
 from jaxdiff.solvers.tableau import linear, table
 
 
@@ -46,7 +44,7 @@ class JointRows:
 
     def step(self, denoise, state, row, draw):
         """One row of every part, with one call of the network."""
-        t = {name: jnp.asarray(part.t, jnp.float32) for name, part in row.parts.items()}
+        t = {name: part.t for name, part in row.parts.items()}
         clean, noise = denoise(state.x, t), draw() if self.noisy else None
         parts = {}
         for name, part in row.parts.items():
@@ -73,10 +71,14 @@ class Joint:
         Raises:
           ValueError: for grids of different lengths, or solvers whose rows do not go together.
         """
-        grid = process.named("joint", grid)
         solvers = (
             self.solvers if isinstance(self.solvers, dict) else dict.fromkeys(process.parts, self.solvers)
         )
+        for what, given in (("a grid", process.named("joint", grid)), ("a solver", solvers)):
+            if set(given) != set(process.parts):
+                raise ValueError(
+                    f"joint: expected {what} for each of {sorted(process.parts)}, got {sorted(given)}"
+                )
         rows = {name: solvers[name].plan(part, grid[name]) for name, part in process.parts.items()}
         shapes = {name: (part.nfe, part.steps) for name, part in rows.items()}
         if len(set(shapes.values())) != 1:
@@ -115,7 +117,7 @@ def splitting(corrector=0.0):
     """
     if isinstance(corrector, (int, float)) and corrector < 0:
         raise ValueError(f"splitting: expected corrector of at least 0, got {corrector}")
-    return linear("splitting", _splitting, corrector=float(corrector))
+    return linear("splitting", _splitting, corrector=as_number(corrector))
 
 
 def _splitting(process, grid, corrector):

@@ -140,6 +140,8 @@ def _kernel_ridge(seen, values, candidates, entries, ridge=0.1):
 
 def walk_to_end(denoise, rows, x):
     """The end of a deterministic plan from `x`."""
+    if rows.noisy:
+        raise ValueError("expected a solver that draws no noise, such as ddim() or dpmpp_multistep(2)")
     rows = numeric(rows)
 
     def step(state, row):

@@ -1,6 +1,6 @@
 """Stochastic solvers that discretise the reverse SDE in time or with stages in log-SNR."""
 
-from jaxdiff.core import check_choice, check_order, namespace, safe_sqrt
+from jaxdiff.core import check_choice, check_order, namespace, safe_divide, safe_sqrt
 from jaxdiff.solvers.exponential import check_level, is_noisy, level_of_steps, transition
 from jaxdiff.solvers.singlestep import dpm_singlestep, dpmpp_singlestep
 from jaxdiff.solvers.tableau import linear, table
@@ -74,20 +74,21 @@ def _reverse_diffusion(process, grid, tau):
     h = process.log_snr(grid[1:]) - process.log_snr(grid[:-1])
     kappa = -xp.expm1(-2 * xp.where(xp.isfinite(h), h, 1.0))  # G^2 = c_s^2 kappa
     pull = 0.5 * (1 + tau**2) * kappa
-    moves = 2 - a[:-1] / a[1:] - pull, pull * a[:-1], tau * c[:-1] * safe_sqrt(kappa)
+    moves = 2 - safe_divide(a[:-1], a[1:]) - pull, pull * a[:-1], tau * c[:-1] * safe_sqrt(kappa)
     return _with_ends(process, grid, tau, moves)
 
 
 def _with_ends(process, grid, tau, moves):
-    """The table of steps with weights `(x, D, noise)`, but for those to c = 0 and from a = 0."""
+    """The table of steps with weights `(x, D, noise)`, but for those to c = 0, from a = 0 and up to it."""
     xp = namespace(grid, process, tau)
     a, _, c = process.coefficients(grid)
     h = process.log_snr(grid[1:]) - process.log_snr(grid[:-1])
     exact_x, exact_noise = transition(xp, c[:-1], c[1:], h, tau)
-    from_noise, to_data = a[:-1] == 0, c[1:] == 0
-    ends = (exact_x, 0.0), (a[1:], 1.0), (exact_noise, 0.0)
+    from_noise, to_data, to_noise = a[:-1] == 0, c[1:] == 0, a[1:] == 0
+    up = safe_divide(c[1:], c[:-1])
+    ends = (exact_x, 0.0, up), (a[1:], 1.0, -up * a[:-1]), (exact_noise, 0.0, 0.0)
     x_s, estimate, noise = (
-        xp.where(to_data, data, xp.where(from_noise, prior, move))
-        for move, (prior, data) in zip(moves, ends, strict=True)
+        xp.where(to_data, data, xp.where(from_noise, prior, xp.where(to_noise, above, move)))
+        for move, (prior, data, above) in zip(moves, ends, strict=True)
     )
     return table(grid[:-1], [x_s, 0.0, estimate, noise], noisy=is_noisy(tau))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import check_output, concrete, dataclass, is_concrete, namespace, static_field
+from jaxdiff.core import check_output, concrete, dataclass, host, is_concrete, namespace, static_field
 
 
 @dataclass
@@ -172,6 +172,7 @@ class LinearSolver:
                 f"{self.name}: expected a process x_t = a x0 + b y + c noise, got {type(process).__name__}; "
                 "tokens are sampled by jd.solvers.discrete, product processes by jd.solvers.joint"
             )
+        process = host(process)
         grid = grids.either_way(process, grid)
         rule = functools.partial(self.rule, process, **dict(self.options), **self.numbers)
         upwards = is_concrete(grid) and grid[0] < grid[-1]
@@ -186,7 +187,11 @@ class LinearSolver:
                 f"{self.name}: expected a grid that starts where there is noise, got one from {grid[0]:g}, "
                 f"where {type(process).__name__} is pinned to its end; start later with x=, or take unipc()"
             )
-        rows = _from_pinned(rule, process, grid) if pinned else rule(grid=grid)
+        if pinned:  # its own first step has no setting
+            rest = {k: v[1:] if np.shape(v) == (len(grid) - 1,) else v for k, v in self.numbers.items()}
+            rows = _from_pinned(functools.partial(rule, **rest), process, grid)
+        else:
+            rows = rule(grid=grid)
         xp = namespace(rows.t, grid)
         return rows.replace(to=xp.concatenate([rows.t[1:], grid[-1:]]))
 
@@ -202,8 +207,17 @@ class LinearSolver:
 def _pinned(process, grid):
     """Whether the grid starts where a bridge has neither data nor noise left."""
     a, _, c = process.coefficients(grid[:1])
-    known = concrete(a), concrete(c)
-    return all(k is not None and k[0] == 0 for k in known)
+    if is_concrete(a, c):
+        return a[0] == 0 and c[0] == 0
+    end = getattr(process, "pinned", None)
+    if end is None:
+        return False
+    if not is_concrete(grid, end):
+        raise ValueError(
+            f"grid: expected known times for {type(process).__name__}, which is pinned to its end, got "
+            "traced ones; make the grid outside of jit"
+        )
+    return grid[0] == end
 
 
 def _from_pinned(rule, process, grid):
@@ -213,6 +227,7 @@ def _from_pinned(rule, process, grid):
     if len(grid) == 2:
         return table(grid[:1], [0.0, 0.0, xp.reshape(a, 1), xp.reshape(c, 1)])
     rest = rule(grid=grid[1:])
+    xp = namespace(grid, process, rest)
     width = rest.next.shape[1]
     first = xp.stack([a if j == 2 else c if j == width - 1 else 0.0 * a for j in range(width)])[None]
     return rest.replace(

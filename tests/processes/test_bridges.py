@@ -344,3 +344,36 @@ def test_a_second_endpoint_of_another_shape_is_refused():
     x = jnp.ones((4, 2))
     with pytest.raises(ValueError, match=r"expected y of x0's shape \(4, 2\), got \(4, 1\)"):
         P.BrownianBridge().perturb(x, x, 0.5, y=jnp.ones((4, 1)))
+
+
+def test_slopes_in_the_middle_of_the_symmetric_bridge():
+    process, h = P.SchrodingerBridge(), 1e-4
+    a_low, a_high = (process.coefficients(0.5 + s)[0] for s in (-h, h))
+    assert np.isclose(process.derivatives(0.5)[0], (a_high - a_low) / (2 * h), rtol=1e-3)
+    near = [float(process.sde(0.5 + s)[1]) for s in (-h, 0.0, h)]
+    np.testing.assert_allclose(near, near[1], rtol=1e-2)
+
+
+def test_drift_of_a_process_around_its_second_endpoint():
+    process = P.MeanReverting(schedule="constant")
+    x, y = jnp.full((2, 3), 0.5), jnp.full((2, 3), 2.0)
+    theta = -np.log(process.remains)  # dx = theta (y - x) dt + ...
+    np.testing.assert_allclose(process.drift(x, 0.4, y), theta * (y - x), rtol=1e-5)
+    with pytest.raises(ValueError, match="second endpoint"):
+        process.drift(x, 0.4)
+
+
+def test_conditioning_leaves_the_diffusion_unchanged():
+    base = P.VP()
+    for t in (0.0, 0.3, 0.9):
+        np.testing.assert_allclose(P.DiffusionBridge(base).diffusion(t), base.diffusion(t), rtol=1e-5)
+
+
+def test_times_and_shares_that_no_bridge_has():
+    for make in (P.BrownianBridge, P.StochasticInterpolant, P.SchrodingerBridge):
+        with pytest.raises(ValueError, match="t_max <= 1"):
+            make(t_max=2.0)
+    with pytest.raises(ValueError, match="remains"):
+        P.MeanReverting(remains=1)
+    with pytest.raises(ValueError, match="signal left"):
+        P.DiffusionBridge(P.DiscreteVP(np.array([0.1, 0.5, 1.0])))

@@ -271,3 +271,9 @@ def test_the_exact_denoiser_is_bayes_rule_over_the_table(process, x64):
     for axis in range(3):
         others = tuple(i for i in range(3) if i != axis)
         np.testing.assert_allclose(got[axis], expected.sum(others), atol=1e-6)
+
+
+def test_a_tabled_schedule_takes_python_and_whole_times():
+    schedule = schedules.table([0.5, 0.0])
+    np.testing.assert_allclose([schedule.alpha(0.5), schedule.alpha(0.25)], [0.5, 0.75])
+    np.testing.assert_allclose(schedule.alpha(jnp.array([0, 1])), [1.0, 0.0])

@@ -116,3 +116,11 @@ def test_a_learned_schedule_lowers_the_variance_of_the_bound():
         for h in (jnp.zeros(16), heights)
     ]
     assert check[1] < 0.8 * check[0], check
+
+
+def test_the_slope_of_the_fitted_path_at_its_prior():
+    process = jd.processes.kinetic_optimal(np.random.default_rng(0).normal(size=(40, 2)), queries=20, nodes=9)
+    h = 1e-5
+    expected = -float(process.coefficients(1 - h)[0]) / h
+    np.testing.assert_allclose(process.derivatives(1.0)[0], expected, rtol=1e-3)
+    jd.denoiser(lambda x, c: x, process, jd.parameterizations.velocity())  # says something of the data there

@@ -188,3 +188,12 @@ def test_wrong_arguments():
         jd.sample(KEYS[:2], still, process, jd.solvers.predictor_corrector(), grid, x=x)
     with pytest.raises(ValueError, match="2 degrees of freedom"):
         jd.sample(KEYS[:2], still, P.PoissonFlow(2.0), jd.solvers.ancestral(), grid, x=x)
+
+
+def test_posterior_from_the_pinned_end_of_a_bridge():
+    x0, y = jnp.array([[1.0, -1.0]]), jnp.array([[0.0, 2.0]])
+    bridge = jd.processes.BrownianBridge()
+    mean, std = jd.processes.HeavyTailed(bridge, 5.0).posterior(y, x0, 1.0, 0.5, y)
+    normal = bridge.posterior(y, x0, 1.0, 0.5, y)
+    np.testing.assert_allclose(mean, normal[0], rtol=1e-6)
+    np.testing.assert_allclose(std, normal[1] * np.sqrt(5 / 3), rtol=1e-6)  # nothing tells kappa there

@@ -251,3 +251,8 @@ def test_a_process_that_jit_does_not_take_has_derivatives(process):
     t = np.array([1.0, 0.6, 0.1])
     np.testing.assert_allclose(process.derivatives(t), [-2 * (1 - t), 0 * t, 1 + 0 * t], atol=1e-15)
     assert jd.solvers.heun().plan(process, t).nfe == 4
+
+
+def test_the_prior_has_the_dtype_that_was_asked_for():
+    for dtype in (jnp.bfloat16, jnp.float32):
+        assert jd.processes.VP().prior(jax.random.key(0), (4,), dtype=dtype).dtype == dtype

@@ -148,3 +148,16 @@ def test_wrong_arguments():
         S.joint(S.ddim()).plan(PAIR, {"u": np.array([1.0, 0.5, 0.0]), "v": np.array([1.0, 0.0])})
     with pytest.raises(ValueError, match="left to sample"):
         jd.processes.given(denoise, PAIR, {"u": x["u"], "v": x["u"]})
+
+
+def test_samples_from_keys_have_one_mask():
+    keys, mask = jax.random.split(jax.random.key(0), 2), np.array([[1, 1, 0], [1, 1, 1]])
+    grid, solver = jd.grids.uniform(jd.processes.VP(), 2), jd.solvers.ddim()
+
+    def run(mask, **start):
+        process = jd.processes.Symmetric(jd.processes.VP(), mask)
+        return jd.sample(keys, lambda x, t: 0 * x, process, solver, grid, **start)
+
+    with pytest.raises(ValueError, match="one mask for all samples"):
+        run(mask, shape=(3, 3))
+    assert run(mask[0], shape=(3, 3)).shape == run(mask, x=jnp.ones((2, 3, 3))).shape
