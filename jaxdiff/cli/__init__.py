@@ -21,7 +21,7 @@ def main(args=None):
       SIGTERM, once the run is saved.
     """
     from jaxdiff.cli import again, commands, local, threads
-    from jaxdiff.training import CannotSave, Interrupted, distributed, keep_freed_memory
+    from jaxdiff.training import distributed, keep_freed_memory
 
     keep_freed_memory()
     args = sys.argv[1:] if args is None else list(args)
@@ -49,20 +49,12 @@ def main(args=None):
             distributed.join(given.coordinator, given.processes, given.process_id, given.heartbeat)
         elif getattr(given, "processes", None) is not None or getattr(given, "process_id", None) is not None:
             raise ValueError("train: expected --coordinator with --processes and --process-id, got none")
-        with threads.at_most(commands.threads_of(given)), distributed.together():
+        with threads.at_most(commands.threads_of(given)), distributed.together(_ended):
             run(given)
-    except ValueError as error:
-        if not _raised_here(error):
+    except BaseException as error:
+        if (code := _ended(error)) is None:
             raise
-        return _say(error, BAD_INPUT)
-    except FloatingPointError as error:
-        return _say(error, NOT_FINITE)
-    except CannotSave as error:
-        return _say(error, CANNOT_SAVE)
-    except Interrupted as stop:
-        return _say(stop, INTERRUPTED + stop.number)
-    except KeyboardInterrupt:
-        return _say("stopped", INTERRUPTED + signal.SIGINT)
+        return code
     return 0
 
 
@@ -80,6 +72,23 @@ def _parse(args, kinds, **defaults):
 
     union = functools.reduce(operator.or_, (command(*item) for item in kinds.items()))
     return tyro.cli(union, prog="jaxdiff", args=args, description=__doc__)
+
+
+def _ended(error):
+    """The exit code of an error that ends a command, once it is said; None of a fault of this package."""
+    from jaxdiff.training import CannotSave, Interrupted
+
+    if isinstance(error, ValueError) and _raised_here(error):
+        return _say(error, BAD_INPUT)
+    if isinstance(error, FloatingPointError):
+        return _say(error, NOT_FINITE)
+    if isinstance(error, CannotSave):
+        return _say(error, CANNOT_SAVE)
+    if isinstance(error, Interrupted):
+        return _say(error, INTERRUPTED + error.number)
+    if isinstance(error, KeyboardInterrupt):
+        return _say("stopped", INTERRUPTED + signal.SIGINT)
+    return None
 
 
 def _say(error, code):

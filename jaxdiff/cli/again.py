@@ -12,7 +12,7 @@ import tyro
 import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.cli import job as job_
-from jaxdiff.cli.config import read_run
+from jaxdiff.cli.config import check_data, read_run
 from jaxdiff.training import replay as replay_
 from jaxdiff.training.feed import make_feed
 
@@ -27,20 +27,25 @@ class Replay:
 
     record: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN/nonfinite-STEP.json")]
 
+    @property
+    def run(self):
+        """The run's directory, None where there is no such file."""
+        return os.path.dirname(os.path.abspath(self.record)) if os.path.isfile(self.record) else None
+
 
 def replay(given: Replay):
     """Prints the examples and parameters that are not finite."""
     record = _read(given.record)
     last = record["step"] - 1
-    run = os.path.dirname(os.path.abspath(given.record))
-    config = read_run(run) | {"out": run}
+    config = read_run(given.run) | {"out": given.run}
     job, dataset = job_.build_job(config), jd.data.load(config["data"])
+    check_data(dataset, config)
     loss, optimizer = job_.objective(job, config), job_.optimizer(config)
     data, size, seed = job_.arrays(job, dataset), config["batch_size"], config["seed"]
     if replay_.offence(data, size, seed, record["nonfinite"])(record["step"]) != record:
         raise ValueError(f"replay: expected the run's data and seed, got other batches than {given.record}")
     feed, key = make_feed(data, size, seed, job.num_classes), jax.random.key(seed)
-    state = _state(run, config, job, optimizer, last)
+    state = _state(given.run, config, job, optimizer, last)
     missing = f"after updates {int(state.step) + 1} to {last} again" if state.step < last else "at once"
     print(f"update {last + 1} an example at a time, {missing}")
     update = training.make_update(loss, optimizer, config["ema"], config["accumulate"], record["nonfinite"])

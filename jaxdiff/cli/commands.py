@@ -18,6 +18,7 @@ from jaxdiff.cli.config import FREE, Train, arg, check_data, read_run, resolve, 
 from jaxdiff.cli.defaults import threads_for
 from jaxdiff.cli.names import FAMILIES, known
 from jaxdiff.interop import save_safetensors
+from jaxdiff.metrics.report import LEAST
 from jaxdiff.training import ema
 from jaxdiff.training.runs import write_json
 
@@ -195,13 +196,16 @@ def sample(given: Sample):
 def evaluate(given: Evaluate):
     """Prints the table of metrics and floors."""
     config, params = _load(given)
+    number = given.number or config["samples"]
+    if number < LEAST:
+        raise ValueError(f"evaluate: expected at least {LEAST} samples, got {number}; take more")
     job = job_.build_job(config)
     dataset = jd.data.load(config["data"])
     check_data(dataset, config)
     if given.seed is not None:
         config["seed"] = given.seed
     draw = job_.make_sampler(job, config)
-    _evaluate(params, dataset, job, config, draw, given.number or config["samples"])
+    _evaluate(params, dataset, job, config, draw, number)
 
 
 def inspect(given: Inspect):
@@ -298,10 +302,16 @@ def _draw_and_save(draw, params, job, config, number, seed, labels, out, title=N
 
 
 def _wanted(dataset, job, number):
-    """The labels of samples to be evaluated: the held-out split's, so that class proportions are equal."""
+    """The labels of samples to be evaluated: the held-out split's, so that class proportions are equal.
+
+    Fewer samples have the labels of a fixed random part: a split may be sorted by class.
+    """
     if job.num_classes is None:
         return None
-    return job_.check_labels(dataset.held_out["label"], number, job.num_classes)
+    label = dataset.held_out["label"]
+    if number < len(label):
+        label = label[np.random.default_rng(0).permutation(len(label))[:number]]
+    return job_.check_labels(label, number, job.num_classes)
 
 
 def _evaluate(params, dataset, job, config, draw, number, floors=None):

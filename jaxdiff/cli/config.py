@@ -197,7 +197,10 @@ def resolve(given, dataset):
         name: fallback.get(name) if value is None else value
         for name, value in dataclasses.asdict(given).items() if name not in CLUSTER
     }
-    counts = {"samples": config["samples"], "held-out examples": len(dataset.held_out["x"])}
+    counts = {
+        "samples": config["samples"], "held-out examples": len(dataset.held_out["x"]),
+        "training examples": len(dataset.train["x"]),
+    }
     for what, count in counts.items():
         if config["evaluate"] and count < LEAST:
             raise ValueError(

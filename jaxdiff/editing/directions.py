@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import match_dims
+from jaxdiff.core import match_dims, safe_divide, safe_sqrt
 
 
 def principal_directions(features, count):
@@ -65,14 +65,16 @@ def project_out(direction, others):
 
     Args:
       direction: any shape.
-      others: `(k, *direction.shape)`.
+      others: `(k, *direction.shape)`; they may depend on each other, or be 0.
 
     Returns:
       The rest, of unit norm.
     """
-    basis = jnp.linalg.qr(others.reshape(others.shape[0], -1).T)[0]
+    others = others.reshape(others.shape[0], -1)
+    _, s, basis = jnp.linalg.svd(others, full_matrices=False)
+    spanned = s > max(others.shape) * jnp.finfo(s.dtype).eps * s[0]
     flat = direction.reshape(-1)
-    rest = flat - basis @ (basis.T @ flat)
+    rest = flat - jnp.where(spanned, basis @ flat, 0.0) @ basis
     return (rest / jnp.maximum(jnp.linalg.norm(rest), 1e-12)).reshape(direction.shape)
 
 
@@ -171,7 +173,7 @@ def contrastive_loss(changes, temperature=0.5):
             f"contrastive_loss: expected two directions and two examples at least, got {changes.shape}"
         )
     flat = changes.reshape(count * batch, -1)
-    flat = flat / jnp.maximum(jnp.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+    flat = safe_divide(flat, safe_sqrt(jnp.sum(flat**2, axis=1, keepdims=True)))  # 0 has no direction
     s = (flat @ flat.T / temperature).reshape(count, batch, count, batch)
     same = jnp.eye(count, dtype=bool)[:, None, :, None]
     self_ = same & jnp.eye(batch, dtype=bool)[None, :, None, :]

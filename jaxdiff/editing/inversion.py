@@ -90,6 +90,7 @@ def invert(denoise, process, solver, grid, x0):
     if solver.name == "bdia":  # its second sequence is the point before: by one explicit step
         other = jax.lax.stop_gradient(_explicit(denoise, process, grid, x0))
         rows = jax.tree.map(lambda leaf: leaf[1:], rows)
+        rows = rows.replace(arrives=rows.arrives - 1, steps=rows.steps - 1)
     return Latents(rewind(denoise, rows, State(x0, other, ())), rows)
 
 

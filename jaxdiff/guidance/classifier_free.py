@@ -46,7 +46,7 @@ def classifier_free(cond, uncond, scale, interval=None, rescale=0.0):
     def denoise(x, t):
         positive, negative = both(cond, uncond, x, t)
         strength = strength_at(scale, positive, t, "classifier_free")
-        guided = negative + strength * gap(positive, negative)
+        guided = along(negative, [(strength, positive, negative)])
         if not (isinstance(rescale, (int, float)) and rescale == 0):
             axes = tuple(range(1, np.ndim(positive)))
             wanted, found = (jnp.std(clean, axes, keepdims=True) for clean in (positive, guided))
@@ -85,6 +85,22 @@ def both(cond, uncond, x, t):
 def gap(one, other):
     """`one - other`, and 0 where both are -inf: logits of what is impossible."""
     return jnp.where(jnp.isinf(other) & (one == other), 0.0, one - other)
+
+
+def along(base, steps):
+    """`base` plus the sum of `strength gap(one, other)` over the steps `(strength, one, other)`.
+
+    A gap that is infinite, of logits of what one of the two holds for impossible, is not multiplied by 0, and
+    a strength of 1 leads from `other` to `one` itself.
+    """
+    moved = 0.0
+    for strength, one, other in steps:
+        step = gap(one, other)
+        endless = jnp.isinf(step)
+        there = endless & (strength == 1) & (base + moved == other)
+        step = jnp.where(there | (endless & (strength == 0)), 0.0, step)
+        base, moved = jnp.where(there, one, base), jnp.where(there, 0.0, moved + strength * step)
+    return base + moved
 
 
 def strength_at(scale, x, t, where):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.core import match_dims
-from jaxdiff.guidance.classifier_free import classifier_free, gap, strength_at
+from jaxdiff.guidance.classifier_free import along, classifier_free, strength_at
 
 
 def chained(denoisers, scales):
@@ -31,7 +31,7 @@ def chained(denoisers, scales):
     def denoise(x, t):
         clean = [D(x, t) for D in denoisers]
         steps = zip(scales, clean[1:], clean[:-1], strict=True)
-        return clean[0] + sum(strength_at(s, one, t, "chained") * gap(one, other) for s, one, other in steps)
+        return along(clean[0], [(strength_at(s, one, t, "chained"), one, other) for s, one, other in steps])
 
     return denoise
 
@@ -54,7 +54,7 @@ def composed(uncond, conds, scales):
     def denoise(x, t):
         base = uncond(x, t)
         pulls = zip(scales, conds, strict=True)
-        return base + sum(strength_at(s, base, t, "composed") * gap(D(x, t), base) for s, D in pulls)
+        return along(base, [(strength_at(s, base, t, "composed"), D(x, t), base) for s, D in pulls])
 
     return denoise
 

@@ -73,5 +73,15 @@ def model(noise_level, where):
     return Gaussian(noise_level)
 
 
+def check_noiseless(where, noise_level):
+    """Raises ValueError for methods that copy a measurement, where its noise is known not to be 0."""
+    known = concrete(getattr(noise_level, "sigma", 1.0 if hasattr(noise_level, "log_prob") else noise_level))
+    if known is not None and np.any(known > 0):
+        raise ValueError(
+            f"{where}: expected a measurement without noise, got noise_level={noise_level}; it would be "
+            'copied into the sample: use "jacobian_free" or "mmps"'
+        )
+
+
 def _total(values):
     return jnp.sum(values.reshape(len(values), -1), axis=1)

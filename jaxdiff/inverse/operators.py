@@ -97,13 +97,18 @@ class Mask(Operator):
 
     def _shown(self, x):
         """The mask with a batch axis, refused where it would broadcast to another shape."""
-        event, kept = np.shape(x)[1:], self.kept.shape
+        event, shown = np.shape(x)[1:], self._of(x)
+        kept = shown.shape
         if len(event) != len(kept) or any(k not in (1, n) for k, n in zip(kept, event, strict=True)):
             raise ValueError(f"mask: expected examples that fit a mask of shape {kept}, got {event}")
-        return self.kept[None]
+        return shown[None]
+
+    def _of(self, x):
+        """The mask of the examples `x`, with a channel axis where they are images and it has none."""
+        return self.kept[..., None] if self.kept.ndim == 2 and np.ndim(x) == 4 else self.kept
 
     def singular(self, x):
-        return jnp.broadcast_to(self.kept, x.shape[1:]).astype(x.dtype)
+        return jnp.broadcast_to(self._of(x), x.shape[1:]).astype(x.dtype)
 
 
 def mask(kept):
@@ -115,7 +120,7 @@ def mask(kept):
     known = np.asarray(kept, np.float32)
     if not np.isin(known, (0, 1)).all() or known.ndim < 1:
         raise ValueError(f"mask: expected an array of 0 and 1, got shape {known.shape} from {known.min()}")
-    return Mask(known[..., None] if known.ndim == 2 else known)
+    return Mask(known)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from jaxdiff.core import check_choice
 from jaxdiff.inverse import annealed, transforms, variational, walks
+from jaxdiff.inverse.noise import check_noiseless
 
 TRANSFORMS = {
     name: getattr(transforms, name)
@@ -32,7 +33,8 @@ def posterior(denoise, process, operator, y, method="mmps", noise_level=0.0, **o
         are denoisers. "replacement", "repaint", "cyclic_one_way", "ddrm", "flow_chef", "daps" or "red_diff":
         these are solvers, for which `sample` gets `denoise` itself.
       noise_level: standard deviation of the noise in `y`: a number or one measurement's shape; or a model of
-        `jd.inverse.noise`.
+        `jd.inverse.noise`. 0 for "ddnm", "replacement", "repaint", "cyclic_one_way" and "flow_chef", which
+        copy `y`.
       **options: of the method; see the function of its name.
 
     Returns:
@@ -46,5 +48,6 @@ def posterior(denoise, process, operator, y, method="mmps", noise_level=0.0, **o
     if method in TRANSFORMS:
         return TRANSFORMS[method](denoise, process, operator, y, noise_level, **options)
     if method in NOISELESS:
+        check_noiseless(method, noise_level)
         return SOLVERS[method](operator, y, **options)
     return SOLVERS[method](operator, y, noise_level, **options)

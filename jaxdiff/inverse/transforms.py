@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxdiff.core import check_count, check_positive, dataclass, match_dims, safe_divide, static_field
 from jaxdiff.inverse.krylov import conjugate_gradient
-from jaxdiff.inverse.noise import model
+from jaxdiff.inverse.noise import check_noiseless, model
 from jaxdiff.inverse.operators import check_measurement
 
 
@@ -175,11 +175,7 @@ def ddnm(denoise, process, operator, y, noise_level=0.0, iterations=50):
     which does not see how the two go together.
     """
     del process
-    if isinstance(noise_level, (int, float)) and noise_level > 0:
-        raise ValueError(
-            f"ddnm: expected a measurement without noise, got noise_level={noise_level}; it would be copied "
-            'into the sample: use "jacobian_free" or "mmps"'
-        )
+    check_noiseless("ddnm", noise_level)
 
     def guided(x, t):
         clean = denoise(x, t)

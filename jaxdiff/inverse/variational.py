@@ -117,7 +117,7 @@ def latent(
     mean = lambda v: jnp.mean(v.reshape(len(v), -1) ** 2, axis=1)  # noqa: E731
 
     def value(x):
-        x0 = sample(None, denoise, process, rows, x=x, gradient="checkpointed")
+        x0 = sample(None, denoise, process, solver, grid, x=x, gradient="checkpointed")
         cost = mean(y - operator.forward(x0)) + weight * mean(x / c)
         cost = cost if loss is None else cost + loss(x0)
         return jnp.sum(cost), cost
@@ -131,7 +131,7 @@ def latent(
         return (x + step, moments), cost
 
     (x, _), losses = jax.lax.scan(update, (x, adam.init(x)), None, length=updates)
-    return x, sample(None, denoise, process, rows, x=x), losses
+    return x, sample(None, denoise, process, solver, grid, x=x), losses
 
 
 def _adam(learning_rate, beta2=0.999):

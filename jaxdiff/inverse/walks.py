@@ -193,6 +193,11 @@ def cyclic_one_way(operator, y, high=0.7, low=0.3, cycles=10, eta=1.0):
 
     def schedule(steps):
         start, end = round(steps * (1 - high)), min(round(steps * (1 - low)), steps - 1)
+        if start >= end and cycles > 1:
+            raise ValueError(
+                f"cyclic_one_way: expected a grid with a step between high={high} and low={low} "
+                f"of its steps, got {steps} steps"
+            )
         once = [(k, k + 1) for k in range(steps)]
         cycle = [*once[start : end - 1], (end - 1, start)]
         return [*once[:start], *cycle * (cycles - 1), *once[start:]]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import parameterizations, processes
-from jaxdiff.core import batch_keys, fold_in, match_dims
+from jaxdiff.core import batch_keys, check_output, fold_in, match_dims
 from jaxdiff.losses.denoising import denoising
 
 
@@ -63,7 +63,8 @@ def mean_flow(net, key, x0, *, share=0.25, power=0.0, times=None, noise=None):
       x0: clean data, `(batch, ...)`, floating.
       share: of examples whose two times differ, in [0, 1]; the rest learn the velocity itself.
       power: of the weight that tames large errors: 0 for plain squares, 1 in the paper's best runs.
-      times: distribution of both times, `jd.times.logit_normal(-0.4)` by default.
+      times: distribution of both times, `jd.times.logit_normal(-0.4)` by default. Not stratified: an
+        example's two times would be of one stratum.
       noise: `(batch, ...)` noise that goes with `x0`; drawn by default.
 
     Returns:
@@ -73,7 +74,9 @@ def mean_flow(net, key, x0, *, share=0.25, power=0.0, times=None, noise=None):
 
     process = processes.RectifiedFlow()
     keys = batch_keys(key, x0.shape[0], "mean_flow")
-    times = times or times_.logit_normal(-0.4, stratified=False)
+    times = times or times_.logit_normal(-0.4)
+    if isinstance(times, times_.Times):
+        times = times.replace(stratified=False)
     first, second = (times.draw(fold_in(keys, i), process) for i in (0, 1))
     t, r = jnp.maximum(first, second), jnp.minimum(first, second)
     differ = jax.vmap(lambda k: jax.random.bernoulli(k, share))(fold_in(keys, 2))
@@ -82,6 +85,7 @@ def mean_flow(net, key, x0, *, share=0.25, power=0.0, times=None, noise=None):
     v = noise - x0
     x_t = process.perturb(x0, noise, t)
     u, slope = jax.jvp(net, (x_t, t, r), (v, jnp.ones_like(t), jnp.zeros_like(r)))
+    check_output("mean_flow", u, x0)
     target = jax.lax.stop_gradient(v - match_dims(t - r, v) * slope)
     squares = jnp.square(u - target)
     total = jnp.sum(jax.lax.stop_gradient(squares), axis=tuple(range(1, squares.ndim)))

@@ -15,6 +15,8 @@ from jaxdiff.core import (
     normal_like,
     quadratic_forms,
     random_tangents,
+    safe_divide,
+    safe_sqrt,
     unit_tangents,
 )
 from jaxdiff.couplings import assignment, costs
@@ -185,7 +187,7 @@ def pairwise_similarity(adapted, source, high_frequency=False):
 
     def rows(x):
         x = x.reshape(x.shape[0], -1)
-        x = x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-8)
+        x = safe_divide(x, safe_sqrt(jnp.sum(x**2, axis=1, keepdims=True)))  # 0 has no direction
         alone = jnp.eye(x.shape[0], dtype=bool)
         return jax.nn.log_softmax(jnp.where(alone, -jnp.inf, x @ x.T), axis=1), alone
 

@@ -27,13 +27,18 @@ def frechet_distance(x, y):
       x, y: (n, d) and (m, d) features.
     """
     x, y = _pair("frechet_distance", x, y)
+    gap = x.mean(0) - y.mean(0)
+    if x.shape[1] > max(len(x), len(y)):
+        # C_x = A^T A: the root's trace is the sum of the singular values of A B^T, without a d x d matrix.
+        a, b = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y))
+        cross = np.linalg.norm(a @ b.T, "nuc")
+        return float(gap @ gap + np.sum(a**2) + np.sum(b**2) - 2.0 * cross)
     cov_x, cov_y = (np.atleast_2d(np.cov(a, rowvar=False)) for a in (x, y))
     # The eigenvalues of C_x C_y are those of the symmetric R C_y R with R R = C_x.
     values, vectors = np.linalg.eigh(cov_x)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     product = np.linalg.eigvalsh(root @ cov_y @ root)
     cross = np.sqrt(np.maximum(product, 0.0)).sum()
-    gap = x.mean(0) - y.mean(0)
     return float(gap @ gap + np.trace(cov_x) + np.trace(cov_y) - 2.0 * cross)
 
 

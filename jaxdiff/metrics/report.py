@@ -59,11 +59,11 @@ def floors_for(dataset, number, labels=None, *, draws=5, seed=0, folder=None):
       folder: of the classifier's cache; None is the user's.
 
     Raises:
-      ValueError: for labels of another number, or fewer than six samples or held-out examples.
+      ValueError: for labels of another number, or fewer than six samples, held-out or training examples.
     """
     labels = _check_numbers(dataset, number, labels)
     rng = np.random.default_rng(seed)
-    size = min(number, len(dataset.held_out["x"]))
+    size = min(number, len(dataset.held_out["x"]), len(dataset.train["x"]))
     real = _draw(rng, dataset.held_out, size)
     like = None if labels is None else real  # a floor is drawn as the samples are
     index = {"x": np.arange(number)}
@@ -98,8 +98,8 @@ def evaluate(dataset, samples, labels=None, *, draws=5, seed=0, folder=None, flo
       dict from name to `Score`, in the order of `table`.
 
     Raises:
-      ValueError: samples of another shape or not finite, floors of others, or fewer than six samples
-        or held-out examples.
+      ValueError: samples of another shape or not finite, floors of others, or fewer than six samples,
+        held-out or training examples.
     """
     samples = _check_samples(dataset, samples)
     labels = _check_numbers(dataset, len(samples), labels)
@@ -179,7 +179,11 @@ def _check_samples(dataset, samples):
 def _check_numbers(dataset, number, labels):
     if labels is not None and np.shape(labels) != (number,):
         raise ValueError(f"evaluate: expected labels of shape ({number},), got {np.shape(labels)}")
-    for what, count in (("samples", number), ("held-out examples", len(dataset.held_out["x"]))):
+    counts = {
+        "samples": number, "held-out examples": len(dataset.held_out["x"]),
+        "training examples": len(dataset.train["x"]),
+    }
+    for what, count in counts.items():
         if count < LEAST:
             raise ValueError(f"evaluate: expected at least {LEAST} {what}, got {count}; take more")
     return None if labels is None else np.asarray(labels)

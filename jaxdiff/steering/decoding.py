@@ -53,12 +53,14 @@ class ValueDecoding:
 
     def step(self, denoise, state, row, draw):
         """One row: one evaluation of every proposal, one choice per sample, and its proposals."""
-        x = state.inner.x
-        shape = x.shape[:2]
         every = jax.vmap(lambda i: fold_in(draw.keys, i))(jnp.arange(self.proposals))
-        seen, clean = estimate(denoise, x.reshape(-1, *x.shape[2:]), row, every.reshape(-1))
-        r = _reward(self.reward, seen).reshape(shape)
-        clean, usable = clean.reshape(*shape, *clean.shape[1:]), jnp.isfinite(r)
+
+        def judge(x, keys):  # of a whole batch, as conditions and rewards may be one per example
+            seen, clean = estimate(denoise, x, row, keys)
+            return _reward(self.reward, seen), clean
+
+        r, clean = jax.vmap(judge)(state.inner.x, every)
+        usable = jnp.isfinite(r)
         logits = jnp.where(usable, r / self.alpha, -jnp.inf)
         logits = jnp.where(jnp.any(usable, 0, keepdims=True), logits, 0.0)  # none is: any may go on
         which = jax.vmap(jax.random.categorical, (0, 1))(fold_in(draw.keys, 2**20), logits)
@@ -74,7 +76,8 @@ class ValueDecoding:
             noise = Draw(lambda: normal_like(own, inner.x), own)
             return self.solver.step(lambda x, t: clean, inner, row, noise)
 
-        return Candidates(jax.vmap(propose)(every), state.dropped + jnp.sum(~usable, 0))
+        dropped = state.dropped + jnp.sum(~usable, 0, dtype=jnp.int32)
+        return Candidates(jax.vmap(propose)(every), dropped)
 
 
 def value_decoding(solver, reward, proposals, alpha=1.0):
@@ -154,7 +157,7 @@ class Rollover:
         """Nothing is pending at the start, and the first reward to beat is any."""
         zero = jnp.zeros(x.shape[0], jnp.int32)
         pending = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), rows)
-        low = jnp.full(x.shape[0], -jnp.inf)
+        low = jnp.full(x.shape[0], -jnp.inf, jnp.promote_types(x.dtype, jnp.float32))
         return Budgeted(self.solver.init(x, rows), jnp.zeros_like(x), pending, low, zero, zero, zero, x)
 
     def step(self, denoise, state, row, draw):
@@ -166,8 +169,8 @@ class Rollover:
             noise = normal_like(fold_in(draw.keys, i), state.inner.x)
             moved = self.solver.step(lambda x, t: state.clean, state.inner, state.row, lambda: noise)
             moved = jax.tree.map(lambda new, old: jnp.where(first, old, new), moved, state.inner)
-            clean = denoise(moved.x, row.t)
-            return moved, clean, _reward(self.reward, clean)
+            clean = denoise(moved.x, row.t).astype(moved.x.dtype)
+            return moved, clean, jnp.asarray(_reward(self.reward, clean), state.reward.dtype)
 
         def better(new, old, active):
             take = active & ((new[2] > old[2]) | jnp.isnan(old[2]))
@@ -197,7 +200,8 @@ def rollover(solver, reward, budget):
     of them goes on. What comes out is of no known law: it has less spread than any tilted one.
     `sample(..., save="state")` tells the evaluations `used` and the rewards `dropped`. For flows, change
     the process to one whose SDE has variety (`change_process`). Kim et al. (2025), arXiv:2503.19385,
-    algorithm 1.
+    algorithm 1. The points of `save="all"` are one row late, as their noise is chosen in the next row: the
+    start comes twice, and the point before the last is left out.
 
     Args:
       solver: a stochastic solver of one evaluation a step, on a grid that ends at exact data.

@@ -74,17 +74,19 @@ class Steered:
     every: int = static_field()
     guided: bool = static_field()
 
+    name = property(lambda self: "twisted" if self.guided else "particles")
+
     def plan(self, process, grid=None):
         """The solver's plan, checked: it has to draw noise and to end at exact data."""
         rows = self.solver.plan(process, grid)
         if not rows.noisy:
             raise ValueError(
-                "particles: expected a solver that draws noise, so that copies part again; use ancestral(), "
-                "dpmpp_multistep(tau=1.0) or euler_maruyama()"
+                f"{self.name}: expected a solver that draws noise, so that copies part again; use "
+                "ancestral(), dpmpp_multistep(tau=1.0) or euler_maruyama()"
             )
         last = concrete(rows.to)
         if last is not None and last[-1] != 0:
-            raise ValueError(f"particles: expected a grid that ends at exact data, t = 0, got {last[-1]:g}")
+            raise ValueError(f"{self.name}: expected a grid that ends at exact data, t = 0, got {last[-1]:g}")
         if self.guided and getattr(rows, "based", True):
             raise ValueError("twisted: expected a solver of one evaluation a step, without a corrector")
         return Rows(rows, _gains(process, rows.t) if self.guided else jnp.zeros(rows.nfe))
@@ -94,11 +96,13 @@ class Steered:
         batch = jax.tree.leaves(x)[0].shape[0]
         if batch % self.count:
             raise ValueError(
-                f"particles: expected a batch of whole groups of {self.count}, a multiple of it, got {batch}"
+                f"{self.name}: expected a batch of whole groups of {self.count}, a multiple of it, "
+                f"got {batch}"
             )
         groups = batch // self.count
         first = jax.tree.leaves(x)[0].reshape(batch, -1)[:, 0]
-        zero = jnp.zeros_like(first, jnp.float32).reshape(groups, self.count)  # on the devices of x
+        zero = jnp.zeros_like(first, jnp.promote_types(first.dtype, jnp.float32))  # on the devices of x
+        zero = zero.reshape(groups, self.count)
         best = zero - jnp.inf if self.potential == "max" else zero
         inner = self.solver.init(x, rows.rows)
         return Particles(inner, zero, zero, best, zero, zero[:, 0], zero[:, 0].astype(jnp.int32))
@@ -109,19 +113,21 @@ class Steered:
 
         def value(x):
             seen, clean = estimate(denoise, x, row.rows, draw.keys)
-            return _reward(self.reward, seen), clean
+            return _reward(self.reward, seen), clean.astype(x.dtype) if self.guided else clean
 
         if self.guided:
             (_, slope), (r, clean) = _with_gradient(value, x)
         else:
             r, clean = value(x)
-        weighed, index = self._weigh(state, r.reshape(-1, self.count), row, draw.keys)
+        r = jnp.asarray(r, state.spent.dtype).reshape(-1, self.count)
+        weighed, index = self._weigh(state, r, row, draw.keys)
         take = _taker(index, self.count)
         inner, clean = jax.tree.map(take, (state.inner, clean))
         if not self.guided:
             return weighed._replace(inner=self.solver.step(lambda x, t: clean, inner, row.rows, draw))
         noise = draw()
-        lead = self.guide * jnp.where(row.to > 0, row.gain, 0.0)  # the last step gives what was weighed
+        drawn = row.rows.next[-1] > 0  # a step without noise cannot be weighed
+        lead = self.guide * jnp.where((row.to > 0) & drawn, row.gain, 0.0)  # the last gives what was weighed
         led = clean + lead * take(jnp.where(jnp.isfinite(slope), slope, 0.0))
         moved = self.solver.step(lambda x, t: led, inner, row.rows, lambda: noise)
         # the model's own step from here: it remembers its own estimates, whoever proposes the points
@@ -152,7 +158,7 @@ class Steered:
             spent=spent,
             best=best,
             log_normaliser=state.log_normaliser + jnp.where(uneven, mean, 0.0),
-            dropped=state.dropped + jnp.sum(~usable, 1),
+            dropped=state.dropped + jnp.sum(~usable, 1, dtype=jnp.int32),
         ), index
 
     def _spent(self, state, r, final):

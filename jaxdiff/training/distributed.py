@@ -1,6 +1,7 @@
 """Several processes of one run: joining, agreeing, stopping at one step, and never waiting for the dead."""
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 from jaxdiff.training.signals import Interrupted
 
 FAILED = 1
+_ASKED = itertools.count(1)  # numbers the calls of this process to `stop_together`'s `stop`
 
 
 def join(coordinator, processes=None, process_id=None, heartbeat=60):
@@ -60,27 +62,39 @@ def first():
 
 
 @contextlib.contextmanager
-def together():
+def together(said=lambda error: None):
     """Around the work of a process of several: all end together, and an exception ends the process at once.
 
     Left to itself, it would wait for its peers at exit, and they for it in the next collective, for minutes.
+    After a signal all have stopped at one step, and end together too.
+
+    Args:
+      said: `said(error)`, the exit code of an error that it has told, or None of one to be shown whole.
     """
     try:
-        yield
+        stopped = None
+        try:
+            yield
+        except Interrupted as stop:
+            stopped = stop
         if several():
             from jax.experimental import multihost_utils
 
             multihost_utils.sync_global_devices("end")  # one may still be writing
+        if stopped is not None:
+            raise stopped
     except BaseException as error:
         if not several() or isinstance(error, (SystemExit, Interrupted)):
             raise
-        traceback.print_exc()
+        code = said(error)
+        if code is None:
+            traceback.print_exc()
         print(
             f"jaxdiff: process {jax.process_index()} of {jax.process_count()} ends "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); its peers end with it",
             file=sys.stderr, flush=True,
         )
-        leave(FAILED)
+        leave(FAILED if code is None else code)
 
 
 def leave(code):
@@ -126,10 +140,11 @@ def check_same(what, words):
 
 @contextlib.contextmanager
 def stop_together():
-    """Yields `stop(step)`: whether all processes are to end after this step.
+    """Yields `stop()`: whether all processes are to end now.
 
     SIGTERM to one of them is told to the others, and all stop at the same step, which is why `stop` has to be
-    asked by every process after every dispatch. Ctrl-C counts as SIGTERM.
+    asked by every process after every dispatch: jax stops all at the call after the last one that any of them
+    has made. Ctrl-C counts as SIGTERM.
     """
     from jax.experimental import multihost_utils
 
@@ -138,6 +153,6 @@ def stop_together():
 
     previous = signal.signal(signal.SIGINT, terminate)
     try:
-        yield multihost_utils.reached_preemption_sync_point
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(_ASKED))
     finally:
         signal.signal(signal.SIGINT, previous)

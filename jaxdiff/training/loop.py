@@ -135,6 +135,7 @@ def fit(
     distributed.check_same("settings", json.dumps(config, sort_keys=True))
     if out is not None and distributed.first():
         state = _resume(out, state, config, free, layout)
+    state = jax.device_get(state)  # or the first device would hold it beside the one that is trained
     state = distributed.broadcast(state)  # so the other processes need not see the directory
     dispatch = layout.compile(make_dispatch(update, feed.gather), state)
     peak = peak_flops or flops.peak_flops(jax.devices()[0].device_kind)

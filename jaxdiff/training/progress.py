@@ -86,7 +86,7 @@ class Progress:
             pending = list(self._pending)
         except RuntimeError:  # it changed just now
             return self._seen
-        done = sum(len(m["loss"]) for m in pending if m["loss"].is_ready()) if pending else 0
+        done = sum(m["loss"].shape[-1] for m in pending if m["loss"].is_ready()) if pending else 0
         return self._seen + done
 
     def say(self, line):

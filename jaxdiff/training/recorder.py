@@ -64,18 +64,20 @@ class Recorder:
         events = enter(contextlib.closing(EventFiles(out, start))) if events else None
         self._log = enter(contextlib.closing(runs.Log(out, start, events and events.write)))
         self._log.write(event="start", step=start, parallel=layout.mode, devices=layout.devices)
-        self._saver = enter(Checkpoints(
+        self._saver = Checkpoints(
             runs.checkpoint_directory(out), watch.keep, watch.keep_every, watch.config,
             committed=lambda step: self._log.write(event="checkpoint", step=step),
-        )) if out is not None else None
+        ) if out is not None else None
         self._progress = enter(Progress(
             start, self._end, layout, self._log, watch.log_every, self._goodput, watch.batch_size,
             watch.show and distributed.first(), watch.skip_limit, self._offend, watch.edges,
         ))
-        self._stop = enter(_stops())
         self._watchdog = enter(Watchdog(
             watch.watchdog, self._progress.pulse, peers(watch.watchdog)
         )) if watch.watchdog else None
+        self._stop = enter(_stops())
+        if self._saver is not None:
+            enter(self._saver)  # the last one, so that the others guard its end
 
     def before(self, items):
         """To be called before the first dispatch, with its items: counts the operations of an update."""
@@ -106,7 +108,7 @@ class Recorder:
         if self._watch.picture and self._due(self._watch.picture_every, previous):
             with self._aside("pictures"):
                 self._watch.picture(step, self._fetch(state.ema[0] if state.ema else state.params))
-        stopped = self._stop(step)
+        stopped = self._stop()
         last = step == self._end or stopped
         if last:
             self._guard(self._progress.drain)
@@ -185,6 +187,8 @@ class Recorder:
         except OSError as failed:
             if not isinstance(error, CannotSave):  # else the first fault goes on
                 raise self._cannot_write(failed) from failed
+        if kind is None and (stopped := self._stop()):  # it came after the last update
+            raise self._interruption(stopped)
 
     def _cannot_write(self, error):
         return CannotSave(
@@ -195,10 +199,10 @@ class Recorder:
 
 @contextlib.contextmanager
 def _stops():
-    """Yields `stop(step)`: the signal after which the run is to end, or None."""
+    """Yields `stop()`: the signal after which the run is to end, or None."""
     if distributed.several():
         with distributed.stop_together() as stop:
-            yield lambda step: signal.SIGTERM if stop(step) else None
+            yield lambda: signal.SIGTERM if stop() else None
     else:
         with catch_signals() as caught:
-            yield lambda step: caught[0] if caught else None
+            yield lambda: caught[0] if caught else None

@@ -74,3 +74,6 @@ def test_a_skipped_step_is_replayed_from_the_checkpoint_before_it(tmp_path, caps
     saved, before = (told["step"] - 1) // 2 * 2, told["step"] - 1
     again = f"after updates {saved + 1} to {before} again" if saved < before else "at once"
     assert f"update {told['step']} an example at a time, {again}" in shown
+    np.savez(tmp_path / "points.npz", x=x + 1)
+    assert main(["replay", str(records[1])]) == 2
+    assert "expected the data that the run was trained on" in capsys.readouterr().err

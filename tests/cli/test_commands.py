@@ -8,18 +8,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.cli import main
+from jaxdiff.cli import commands, main
 from jaxdiff.cli.defaults import VECTORS
 from jaxdiff.interop import load_safetensors
 from jaxdiff.metrics import report
 from jaxdiff.solvers.tuned import describe
-from jaxdiff.training import fingerprint, read_log, restore
+from jaxdiff.training import distributed, fingerprint, read_log, restore
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -177,6 +178,22 @@ def test_sample_takes_the_file_of_a_tuned_solver(run, tmp_path, capsys):
     assert "none.json" in capsys.readouterr().err
 
 
+def test_too_few_samples_are_said_before_they_are_drawn(run, capsys):
+    before = (run / "samples.npz").read_bytes()
+    assert main(["evaluate", str(run), "-n", "3"]) == 2
+    assert "expected at least 6 samples, got 3" in capsys.readouterr().err
+    assert (run / "samples.npz").read_bytes() == before
+
+
+def test_fewer_samples_than_held_out_have_labels_of_every_class():
+    """Splits may be sorted by class."""
+    dataset = types.SimpleNamespace(held_out={"label": np.repeat(np.arange(4), 25)})
+    job = types.SimpleNamespace(num_classes=4)
+    np.testing.assert_array_equal(np.unique(commands._wanted(dataset, job, 40)), np.arange(4))
+    np.testing.assert_array_equal(commands._wanted(dataset, job, 100), dataset.held_out["label"])
+    assert len(commands._wanted(dataset, job, 130)) == 130
+
+
 @pytest.mark.slow
 def test_evaluate_needs_only_the_run(run, capsys):
     assert main(["evaluate", str(run), "-n", "16"]) == 0
@@ -328,6 +345,17 @@ def test_list_names_what_there_is(capsys):
         assert name in out
 
 
+def test_a_process_of_several_ends_with_the_exit_code_of_one(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(distributed, "several", lambda: True)
+    monkeypatch.setattr(distributed, "leave", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        main(words(data, tmp_path / "run", "--seed", "-1"))
+    assert ended.value.code == 2 and "Traceback" not in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended, distributed.together():
+        raise ValueError("a fault")
+    assert ended.value.code == 1 and "Traceback" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_python_m_jaxdiff_and_a_fault_is_no_bad_input(capsys, monkeypatch):
     result = subprocess.run(
@@ -335,8 +363,6 @@ def test_python_m_jaxdiff_and_a_fault_is_no_bad_input(capsys, monkeypatch):
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert result.returncode == 0 and "evaluate" in result.stdout
-    from jaxdiff.cli import commands
-
     monkeypatch.setattr(commands, "list_names", lambda given: int("no number"))
     with pytest.raises(ValueError, match="invalid literal"):
         main(["list"])

@@ -11,6 +11,7 @@ import jax
 import pytest
 
 from jaxdiff.cli import main, threads
+from jaxdiff.cli.again import Replay
 from jaxdiff.cli.commands import Evaluate, threads_of
 from jaxdiff.cli.config import Train
 
@@ -66,6 +67,10 @@ def test_whose_threads_they_are(tmp_path):
     assert threads_of(Train(data="moons")) == 0 and threads_of(Train(coordinator="auto")) == 0
     (tmp_path / "config.json").write_text('{"threads": 3}')
     assert threads_of(Evaluate(str(tmp_path))) == 3
+    record = tmp_path / "nonfinite-000001.json"
+    assert threads_of(Replay(str(record))) == 0
+    record.touch()
+    assert threads_of(Replay(str(record))) == 3
 
 
 def test_a_negative_count(capsys):

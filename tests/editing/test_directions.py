@@ -34,6 +34,10 @@ def test_projecting_out():
     rest = E.project_out(jax.random.normal(jax.random.key(1), (5,)), others)
     np.testing.assert_allclose(others @ rest, 0, atol=1e-5)
     np.testing.assert_allclose(jnp.linalg.norm(rest), 1, rtol=1e-5)
+    direction, one = jnp.array([1.0, 2.0, 3.0, 4.0]), jnp.array([0.0, 2.0, 0.0, 0.0])
+    for others in ([one, 0.5 * one, 0 * one], [0 * one, one]):  # what depends on them spans no more
+        rest = E.project_out(direction, jnp.stack(others))
+        np.testing.assert_allclose(rest, np.array([1, 0, 3, 4]) / np.sqrt(26), atol=1e-6)
 
 
 @pytest.mark.slow
@@ -83,3 +87,9 @@ def test_layers_are_read_and_moved():
     np.testing.assert_array_equal(apply(variables, x, c_noise, change=jnp.zeros((2, 8)))[0], output)
     with pytest.raises(ValueError, match="expected a layer"):
         jd.models.tapped(model, "nowhere")(variables, x, c_noise)
+
+
+def test_changes_of_nothing_have_finite_gradients():
+    changes = jax.random.normal(jax.random.key(0), (2, 3, 4)).at[1, 2].set(0.0)
+    pull = jax.grad(lambda x: E.contrastive_loss(x).sum())(changes)
+    assert jnp.isfinite(pull).all() and float(jnp.abs(pull[0]).max()) > 0

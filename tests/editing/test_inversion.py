@@ -56,6 +56,16 @@ def test_exact_inversion(solver):
     assert float(jnp.abs(edited - X0).mean()) > 0.5
 
 
+def test_the_path_from_what_bdia_inverts():
+    """Its first row is not walked again: as many points as rows are left, and one."""
+    latents = E.invert(DENOISE, VP, S.bdia(), jd.grids.log_snr(VP, 4, end=VP.t_min), X0)
+    path = jd.sample(None, DENOISE, VP, E.resume(latents), x=latents.x, save="all")
+    assert path.shape == (4, *X0.shape) and latents.rows.steps == 3
+    np.testing.assert_array_equal(path[0], latents.x)
+    np.testing.assert_allclose(path[-1], X0, atol=1e-5)
+    assert (jnp.abs(path).max((1, 2)) > 0).all()
+
+
 @pytest.mark.slow
 def test_a_reversible_solver_goes_up_and_is_rewound():
     rows = S.reversible_heun().plan(VP, jd.grids.log_snr(VP, 240, end=VP.t_min)[::-1])

@@ -57,6 +57,26 @@ def test_logits_of_tokens_are_guided_to_the_tilted_law():
         np.testing.assert_allclose(jax.nn.softmax(guided(x, 0.5)), exact, rtol=1e-4, atol=1e-6)
 
 
+def test_logits_at_both_ends_are_those_of_one_side():
+    """Scales 0 and 1, of tokens that one side alone holds for impossible: neither 0 inf nor inf - inf."""
+    x, ends = jnp.zeros((2, 1), jnp.int32), jnp.array([0.0, 1.0])
+    logits = jnp.log(jnp.array([[0.0, 0.4, 0.6], [0.2, 0.8, 0.0]]))
+
+    def guided(logits, make):
+        sides = (lambda x, t, one=one: jnp.broadcast_to(one, (*x.shape, 3)) for one in logits)
+        return make(*sides)(x, 0.5)
+
+    for make in (
+        lambda u, c: jd.guidance.classifier_free(c, u, ends),
+        lambda u, c: jd.guidance.classifier_free(c, u, lambda t: ends),
+        lambda u, c: jd.guidance.composed(u, [c, c], [ends, 0 * ends]),
+        lambda u, c: jd.guidance.chained([u, c, c], [ends, ends]),
+    ):
+        np.testing.assert_allclose(guided(logits, make)[:, 0], logits, rtol=1e-6)
+        pull = jax.grad(lambda v, m=make: jnp.sum(jax.nn.softmax(guided(v, m))[..., 1] ** 2))(logits)
+        assert jnp.isfinite(pull).all() and float(jnp.abs(pull).max()) > 0
+
+
 def test_interval_guides_inside_only():
     guided = jd.guidance.classifier_free(cond, uncond, 3.0, interval=(0.2, 0.6))
     full = jd.guidance.classifier_free(cond, uncond, 3.0)

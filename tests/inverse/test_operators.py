@@ -13,6 +13,7 @@ EVEN = (RNG.random((4, 4)) < 0.5).astype(float)
 LINEAR = {
     "mask": (inverse.mask(EVEN), (4, 4, 2)),
     "mask of values": (inverse.mask([1, 0, 1]), (3,)),
+    "mask of a table": (inverse.mask(EVEN), (4, 4)),
     "blur": (inverse.gaussian_blur(0.9, 3), (4, 4, 2)),
     "lopsided blur": (inverse.blur(RNG.random((2, 3))), (4, 5, 1)),
     "downsample": (inverse.downsample(2), (4, 6, 2)),

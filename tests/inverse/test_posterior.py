@@ -277,6 +277,13 @@ def test_wrong_settings():
         call("ddrm", 0.1, eta=2.0)
     with pytest.raises(ValueError, match="low < high"):
         inverse.cyclic_one_way(inverse.mask([1, 0]), y, 0.2, 0.5)
+    with pytest.raises(ValueError, match="a step between high=0.52 and low=0.48 .* got 4 steps"):
+        inverse.cyclic_one_way(inverse.mask([1, 0]), y, 0.52, 0.48).plan(VP, jd.grids.uniform(VP, 4))
+    for method in ("replacement", "repaint", "cyclic_one_way", "flow_chef", "ddnm"):
+        for level in (0.1, np.full(2, 0.1), inverse.noise.poisson(10.0)):
+            with pytest.raises(ValueError, match=f"{method}: expected a measurement without noise"):
+                call(method, level)
+        call(method, inverse.noise.gaussian(0.0))
     for method in ("daps", "red_diff"):
         with pytest.raises(ValueError, match="noise_level to be a finite number above 0"):
             call(method, 0.0)

@@ -79,3 +79,14 @@ def test_red_diff_comes_to_rest_where_data_and_prior_balance():
     a, _, c = VP.coefficients(0.5)
     pull = weight * c**2 / (a**2 * v + c**2)
     np.testing.assert_allclose(x.mean(), (1 / s**2) / (1 / s**2 + pull), rtol=0.02)
+
+
+def test_a_solver_walks_by_its_own_step():
+    """One jump of a flow map with u = x / 2 halves the start."""
+    flow, y = jd.processes.RectifiedFlow(), jnp.array([[0.6, 0.0]])
+    solver = jd.solvers.flow_map(lambda x, t, r: 0.5 * x)
+    start, sample, _ = inverse.latent(
+        None, flow, solver, jd.grids.uniform(flow, 1), inverse.mask([1, 0]), y, jnp.ones((1, 2)), weight=0.0
+    )
+    np.testing.assert_allclose(sample, 0.5 * start, rtol=1e-6)
+    np.testing.assert_allclose(sample[0], [0.6, 0.5], atol=0.05)

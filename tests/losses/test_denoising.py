@@ -157,3 +157,14 @@ def test_wider_times_do_not_widen_what_the_network_sees(x64):
     assert seen == [(jnp.float32, jnp.float32)] and loss.dtype == jnp.float32
     jd.losses.denoising(net, jax.random.key(0), x0.astype(float), parameterization=P.edm(), **settings)
     assert seen[1] == (jnp.float64, jnp.float64)
+
+
+def test_the_loss_of_a_schedule_weighs_by_the_density_of_its_times():
+    times, x0 = jd.times.log_snr(), jnp.ones((8, 2))
+    settings = {"process": jd.processes.VP(), "parameterization": jd.parameterizations.data(), "times": times}
+    net = lambda x, c_noise: 0.5 * x  # noqa: E731
+    squares = jd.losses.schedule(net, jax.random.key(0), x0, **settings)
+    bound = jd.losses.denoising(
+        net, jax.random.key(0), x0, weighting=jd.weightings.likelihood(times), **settings
+    )
+    np.testing.assert_allclose(squares, bound**2, rtol=1e-5)

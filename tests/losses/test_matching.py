@@ -112,3 +112,24 @@ def test_mean_flow_is_solved_by_the_exact_average_velocity():
         grid = jd.grids.uniform(process, steps)
         x = jd.sample(keys, None, process, jd.solvers.flow_map(average), grid, shape=(1,))
         np.testing.assert_allclose(x.std(), std, rtol=0.05)
+
+
+def test_stratified_times_of_average_velocities_are_drawn_apart():
+    """In one stratum of 64 the two times of an example would differ by less than 1 / 64."""
+    gaps = lambda x, t, r: 10 * (t - r)[:, None] + 0 * x  # noqa: E731
+    one, two = (
+        jd.losses.mean_flow(gaps, jax.random.key(1), jnp.zeros((64, 1)), share=1.0, times=times)
+        for times in (None, jd.times.logit_normal(-0.4))
+    )
+    np.testing.assert_array_equal(one, two)
+
+    class Own:
+        def draw(self, keys, process):
+            return jnp.full(len(keys), 0.5)
+
+    assert jnp.isfinite(jd.losses.mean_flow(gaps, jax.random.key(1), jnp.zeros((64, 1)), times=Own())).all()
+
+
+def test_average_velocities_of_another_shape():
+    with pytest.raises(ValueError, match=r"mean_flow: expected net.* shape \(4, 3\), got \(4, 1\)"):
+        jd.losses.mean_flow(lambda x, t, r: x[:, :1], jax.random.key(1), jnp.ones((4, 3)))

@@ -120,3 +120,9 @@ def test_pairwise_similarity_and_details():
     np.testing.assert_allclose(R.high_frequency(checks, 0 * checks), 4.0)
     with pytest.raises(ValueError, match="even"):
         R.haar_details(jnp.zeros((1, 3, 4, 1)))
+
+
+def test_similarities_to_nothing_have_finite_gradients():
+    source = jax.random.normal(jax.random.key(20), (4, 3))
+    pull = jax.grad(lambda x: R.pairwise_similarity(x, source).sum())(source.at[1].set(0.0))
+    assert jnp.isfinite(pull).all() and float(jnp.abs(pull[0]).max()) > 0

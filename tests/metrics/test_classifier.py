@@ -60,6 +60,15 @@ def test_cache_is_used_keyed_by_the_data_and_survives_damage(tmp_path, monkeypat
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_large_sets_have_fewer_copies_of_another_name(tmp_path, monkeypatch):
+    x, label = _clusters()
+    feature_classifier(x, label, folder=tmp_path)
+    monkeypatch.setattr(module, "MOST_BYTES", x.nbytes)
+    monkeypatch.setattr(module, "_deform", None)
+    judge = feature_classifier(x, label, folder=tmp_path)
+    assert len(os.listdir(tmp_path)) == 2 and judge.features(x).shape == (40, 64)
+
+
 @pytest.mark.slow
 def test_digits_are_told_apart_on_held_out_images(monkeypatch):
     monkeypatch.undo()

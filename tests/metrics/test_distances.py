@@ -31,6 +31,15 @@ def test_frechet_distance_of_singular_and_one_dimensional_sets():
     np.testing.assert_allclose(frechet_distance(line, 3 * line + 0.5), expected, rtol=1e-9)
 
 
+def test_frechet_distance_of_long_vectors_needs_no_matrix_of_their_length(monkeypatch):
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(8, 4)), 1 + rng.normal(size=(9, 4))
+    turn = np.linalg.qr(rng.normal(size=(50, 4)))[0].T  # into a plane of a larger space
+    short = frechet_distance(x, y)
+    monkeypatch.setattr(np, "cov", None)
+    np.testing.assert_allclose(frechet_distance(x @ turn, y @ turn), short, rtol=1e-9)
+
+
 @pytest.mark.parametrize("distance", [kernel_distance, mmd])
 def test_unbiased_distances_are_zero_on_average_for_equal_distributions(distance):
     rng = np.random.default_rng(0)

@@ -60,6 +60,17 @@ def test_floors_made_before_the_samples_change_nothing():
     assert evaluate(moons, samples, draws=2, seed=4) != scores
 
 
+def test_floors_are_of_sets_of_one_size_though_the_training_split_is_the_smaller(monkeypatch):
+    sizes = []
+    measure = lambda fake, real: sizes.append((len(fake["x"]), len(real["x"]))) or {}  # noqa: E731
+    monkeypatch.setattr(report, "_vector_metrics", measure)
+    moons = data.load("moons", train=20, held_out=30)
+    floors = floors_for(moons, 40, draws=2)
+    assert sizes == [(20, 20)] * 2 and len(floors.chosen) == len(floors.real["x"]) == 20
+    with pytest.raises(ValueError, match="at least 6 training examples, got 5"):
+        floors_for(data.load("moons", train=5, held_out=30), 40)
+
+
 @pytest.mark.parametrize("number, labels", [(39, None), (40, np.zeros(40))])
 def test_floors_of_other_samples_are_refused(number, labels):
     moons = data.load("moons", train=60, held_out=30)

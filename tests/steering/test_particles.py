@@ -213,6 +213,36 @@ def test_a_flow_under_another_process_keeps_its_law():
     np.testing.assert_allclose(per_example, DENOISE(x, 0.5), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("make", [ST.particles, ST.twisted, ST.value_decoding, ST.rollover])
+def test_wide_numbers_and_half_rewards(make, x64):
+    keys, grid = jax.random.split(jax.random.key(0), 4), jd.grids.log_snr(VP, 3)
+    for dtype, kind in ((jnp.float64, jnp.float64), (jnp.float32, jnp.bfloat16)):
+        solver = make(S.ancestral(), lambda x0, kind=kind: reward(x0).astype(kind), 2)
+        denoise = lambda x, t: DENOISE(x, t).astype(jnp.float64)  # noqa: E731
+        x = jd.sample(keys, denoise, VP, solver, grid, x=jnp.ones((4, 1), dtype))
+        assert x.dtype == dtype and jnp.isfinite(x).all()
+
+
+def test_twisted_particles_are_not_led_where_no_noise_is_drawn():
+    """A step without noise cannot be weighed: there the proposals are the model's own."""
+    rows = S.ancestral().plan(VP, jd.grids.log_snr(VP, 4))
+    rows = rows.replace(next=rows.next * np.append(np.ones(rows.next.shape[1] - 1), 0.0))
+    keys = jax.random.split(jax.random.key(0), 8)
+    led, own = (
+        jd.sample(keys, DENOISE, VP, make(rows, reward, 4), shape=(1,)) for make in (ST.twisted, ST.particles)
+    )
+    np.testing.assert_allclose(led, own, rtol=1e-5, atol=1e-6)
+
+
+def test_proposals_are_judged_by_what_their_own_example_wants():
+    side = jnp.where(jnp.arange(200) % 2, 1.0, -1.0)
+    denoise = jd.guidance.classifier_free(DENOISE, lambda x, t: 0.5 * x, jnp.full(200, 1.0))
+    solver = ST.value_decoding(S.ancestral(), lambda x0: side * x0[:, 0], 4, alpha=0.1)
+    keys = jax.random.split(jax.random.key(0), 200)
+    x = jd.sample(keys, denoise, VP, solver, jd.grids.log_snr(VP, 8), shape=(1,))
+    assert float(jnp.mean(side * x[:, 0] > 0)) > 0.9
+
+
 def test_wrong_arguments():
     keys = jax.random.split(jax.random.key(0), 6)
     run = lambda solver, grid=GRID: jd.sample(keys, DENOISE, VP, solver, grid, shape=(1,))  # noqa: E731
@@ -220,6 +250,8 @@ def test_wrong_arguments():
         run(ST.particles(S.ancestral(), reward, 4))
     with pytest.raises(ValueError, match="draws noise"):
         run(ST.particles(S.ddim(), reward, 3))
+    with pytest.raises(ValueError, match="twisted: .* draws noise"):
+        run(ST.twisted(S.ddim(), reward, 3))
     with pytest.raises(ValueError, match="exact data"):
         run(ST.particles(S.ancestral(), reward, 3), jd.grids.uniform(VP, 4, end=0.1))
     for made in (ST.particles, ST.value_decoding, ST.rollover):

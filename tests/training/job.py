@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import os
+import sys
 
 import numpy as np
 
@@ -15,6 +15,7 @@ parser.add_argument("--mesh", default="")
 parser.add_argument("--parallel", default="auto")
 parser.add_argument("--pause", type=float, default=0.0)
 parser.add_argument("--fail-at", type=int, default=-1)
+parser.add_argument("--updates-per-dispatch", type=int, default=1)
 parser.add_argument("--coordinator")
 for name in ("--processes", "--process-id", "--heartbeat"):
     parser.add_argument(name, type=int)
@@ -60,14 +61,14 @@ loop.make_feed = logging_feed
 rng = np.random.default_rng(0)
 start = {name: rng.standard_normal((64, 64)).astype(np.float32) / 8 for name in ("in", "out")}
 data = {"x": rng.standard_normal((SIZE, 64)).astype(np.float32)}
-with distributed.together():
-    try:
+try:
+    with distributed.together():
         state = training.fit(
             start, loss, data, steps=STEPS, batch_size=BATCH, out=given.out, mesh=given.mesh, log_every=1,
             optimizer=optax.sgd(0.3, momentum=0.9), parallel=given.parallel, checkpoint_every=5,
-            config={"steps": STEPS}, progress=False,
+            config={"steps": STEPS}, progress=False, updates_per_dispatch=given.updates_per_dispatch,
         )
-    except training.Interrupted as stop:
-        print(f"interrupted at {stop.step}", flush=True)
-        os._exit(128 + stop.number)
-    print("sha256", training.fingerprint(state), flush=True)
+        print("sha256", training.fingerprint(state), flush=True)
+except training.Interrupted as stop:
+    print(f"interrupted at {stop.step}", flush=True)
+    sys.exit(128 + stop.number)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 
 import jax
@@ -15,6 +16,8 @@ import pytest
 import jaxdiff.training as training
 from jaxdiff.data.arrays import batch_indices
 from jaxdiff.training import Interrupted, fingerprint, fit, loop, read_log
+from jaxdiff.training.parallel import parallel
+from jaxdiff.training.progress import Progress
 
 X = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
 STEPS = 30
@@ -314,3 +317,36 @@ def test_narrow_numbers_are_looked_at_and_logged_whole(tmp_path):
     assert [line["loss"] for line in read_log(tmp_path / "run") if "loss" in line] == [1.0]
     with pytest.raises(ValueError, match=r"expected finite data, got nan in x at index \(7, 1\)"):
         fit(params, ones, {"x": x.at[7, 1].set(jnp.nan)}, **settings)
+
+
+def test_a_signal_after_the_last_update_is_obeyed_and_the_watchdog_guards_the_last_checkpoint(
+    tmp_path, monkeypatch
+):
+    threads, leave = [], training.Checkpoints.__exit__
+
+    def leaving(*arguments):
+        threads.extend(thread.name for thread in threading.enumerate())
+        os.kill(os.getpid(), signal.SIGTERM)
+        leave(*arguments)
+
+    monkeypatch.setattr(training.Checkpoints, "__exit__", leaving)
+    with pytest.raises(Interrupted, match="SIGTERM at step 30, saved in"):
+        train(tmp_path, watchdog=100)
+    assert "watchdog" in threads
+    assert training.restore(tmp_path / "checkpoints")[0] == STEPS
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_the_pulse_counts_updates(mode):
+    layout = parallel(mode)
+    progress = Progress(5, STEPS, layout, None, 50, None, 16, show=False)
+    losses = np.ones(3) if mode == "jit" else np.ones((8, 3))
+    progress.push({"loss": jax.block_until_ready(jnp.array(losses))})
+    assert progress.pulse() == 8
+
+
+def test_no_second_state_is_held_on_the_first_device(monkeypatch):
+    seen = []
+    monkeypatch.setattr(loop, "_loop", lambda state, *rest: seen.append(state))
+    train()
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(seen))

@@ -11,10 +11,11 @@ import time
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 import jaxdiff
 from jaxdiff.cli import main
-from jaxdiff.training import distributed, launch, runs
+from jaxdiff.training import Interrupted, distributed, launch, restore, runs
 from jaxdiff.training.mesh import make_mesh, mesh_sizes
 
 pytestmark = pytest.mark.slow
@@ -102,6 +103,20 @@ def test_sigterm_saves_at_that_step(moved):
     assert int(words.split("interrupted at ")[1].split()[0]) in range(14, STEPS)
 
 
+def test_sigterm_to_one_of_several_ends_all_at_one_step_of_several_updates(whole):
+    run = Run(whole.folder.parent / "several")
+    run.folder.mkdir()
+    running = run.start(2, 1, "--pause", "0.5", "--updates-per-dispatch", "2")
+    run.until(4)
+    running[1].send_signal(signal.SIGTERM)
+    codes = launch.wait(running, grace=60, limit=LIMIT)
+    words = run.said()
+    assert codes == [128 + signal.SIGTERM] * 2, words
+    steps = {int(said.split("interrupted at ")[1].split()[0]) for said in words}
+    assert len(steps) == 1 and min(steps) in range(4, STEPS, 2), words
+    assert restore(run.out / "checkpoints")[0] in steps
+
+
 def test_losses_do_not_depend_on_the_processes(whole, moved):
     codes, words = moved.ended
     assert codes == [0] * 4, words
@@ -157,6 +172,26 @@ def test_alone_nothing_is_sent():
     with distributed.together():
         distributed.check_same("settings", os.getcwd())
     assert make_mesh(mesh_sizes("data=4,fsdp=2", 8), jax.devices()).shape["fsdp"] == 2
+
+
+def test_every_process_asks_by_the_number_of_the_call(monkeypatch):
+    """Steps will not do: jax stops at the greatest number and one, which is no multiple of two."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    for _ in range(2):  # two runs of one process: it counts on
+        with distributed.stop_together() as stop:
+            stop()
+            stop()
+    assert asked == list(range(asked[0], asked[0] + 4))
+
+
+def test_processes_that_were_stopped_wait_for_the_one_that_still_writes(monkeypatch):
+    names = []
+    monkeypatch.setattr(multihost_utils, "sync_global_devices", names.append)
+    monkeypatch.setattr(distributed, "several", lambda: True)
+    with pytest.raises(Interrupted, match="at step 3"), distributed.together():
+        raise Interrupted("at step 3", signal.SIGTERM, 3)
+    assert names == ["end"]
 
 
 def test_one_command_line_trains_and_samples_over_processes(whole):
