@@ -197,3 +197,10 @@ def test_posterior_from_the_pinned_end_of_a_bridge():
     normal = bridge.posterior(y, x0, 1.0, 0.5, y)
     np.testing.assert_allclose(mean, normal[0], rtol=1e-6)
     np.testing.assert_allclose(std, normal[1] * np.sqrt(5 / 3), rtol=1e-6)  # nothing tells kappa there
+
+
+def test_solvers_that_look_ahead_are_refused_under_heavy_tails():
+    process, keys = jd.processes.HeavyTailed(jd.processes.VP(), 5.0), jax.random.split(jax.random.key(0), 2)
+    solver = jd.steering.rollover(jd.solvers.ancestral(), lambda x: x[:, 0], 2)
+    with pytest.raises(ValueError, match="heavy tails"):
+        jd.sample(keys, lambda x, t: 0 * x, process, solver, jd.grids.uniform(process, 3), shape=(2,))
