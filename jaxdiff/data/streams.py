@@ -12,7 +12,8 @@ from jaxdiff.data.records import decode as decode_record
 from jaxdiff.data.sources import Folder, Guarded, Records
 
 MEMORY_BYTES = 2**28  # sets up to this size, as they are stored, are loaded
-SAMPLE = 10_000  # examples of a streamed set that are loaded, to measure it and compare samples with
+SAMPLE = 10_000  # examples of a streamed set that are loaded, to measure it and compare samples with,
+SAMPLE_BYTES = 2**31  # which take so much memory at most, in float32
 
 
 def images(folder, *, num_classes=0, size=None, **options):
@@ -104,7 +105,7 @@ def dataset(where, source, *, held_out=0.2, seed=0, num_classes=0, held_out_sour
     Args:
       where: its name.
       source: a `sources.Source`.
-      held_out: share that is held out, drawn at random; of a streamed set 10,000 examples at most.
+      held_out: share that is held out, drawn at random; of a streamed set 10,000 examples or 2 GiB at most.
       seed: of that draw.
       num_classes: where examples have a `label`; 0 for one more than the largest that is seen.
       held_out_source: what is held out in place of a share.
@@ -122,21 +123,22 @@ def dataset(where, source, *, held_out=0.2, seed=0, num_classes=0, held_out_sour
     whole = Guarded(where, source, max_corrupt=max_corrupt)
     if stream is None:
         stream = whole[0]["x"].nbytes * len(source) > MEMORY_BYTES
+    most = max(1, min(SAMPLE, SAMPLE_BYTES // (4 * whole[0]["x"].size)))
     given, rng = None, np.random.default_rng([seed, 1])
     if held_out_source is not None:
         test = Guarded(where, held_out_source, max_corrupt=max_corrupt)
-        drawn = rng.permutation(len(test))[: SAMPLE if stream else None]
+        drawn = rng.permutation(len(test))[: most if stream else None]
         given = _read(test, np.sort(drawn))
     if not stream:
         arrays = _read(whole, np.arange(len(whole)))
         x, label = arrays["x"], arrays.get("label")
         return from_arrays(where, x, label, held_out, seed, num_classes=num_classes, given=given)
     order = np.random.default_rng(seed).permutation(len(source))
-    cut = 0 if given else max(1, min(round(held_out * len(source)), SAMPLE, len(source) - 1))
+    cut = 0 if given else max(1, min(round(held_out * len(source)), most, len(source) - 1))
     train = Guarded(where, source, np.sort(order[cut:]), max_corrupt)
     if given is None:
         given = _read(Guarded(where, source, np.sort(order[:cut]), max_corrupt), np.arange(cut))
-    sample = _read(train, np.sort(rng.choice(len(train), min(len(train), SAMPLE), replace=False)))
+    sample = _read(train, np.sort(rng.choice(len(train), min(len(train), most), replace=False)))
     return from_arrays(
         where, sample["x"], sample.get("label"), held_out, seed, num_classes=num_classes, given=given,
         source=train,

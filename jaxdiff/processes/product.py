@@ -24,6 +24,12 @@ class Product:
     def __post_init__(self):
         if not isinstance(self.parts, dict) or not self.parts:
             raise ValueError(f"Product: expected a dict of processes, got {self.parts!r}")
+        for name, part in self.parts.items():
+            if not hasattr(part, "log_snr") or part.paired:
+                raise ValueError(
+                    f"Product: expected processes x_t = a x0 + c noise without a second endpoint, got "
+                    f"{type(part).__name__} for {name!r}"
+                )
 
     paired = False
     t_min = property(lambda self: {name: part.t_min for name, part in self.parts.items()})

@@ -47,6 +47,9 @@ def test_a_sample_measures_a_stream(directory, monkeypatch):
     assert data.levels == 256 and abs(data.sigma_data - 0.5) < 1e-6
     other = load(f"tfds:{directory}", stream=True, seed=1)
     assert _numbers(other.held_out["x"]) != _numbers(data.held_out["x"])
+    monkeypatch.setattr(streams, "SAMPLE_BYTES", 50 * 4 * data.train["x"][0].size)
+    few = load(f"tfds:{directory}", stream=True)
+    assert len(few.source) == 1147 and len(few.train["x"]) == len(few.held_out["x"]) == 50
 
 
 def test_slices_of_a_split(directory):

@@ -144,6 +144,9 @@ def test_wrong_arguments():
         PAIR.perturb(x, x, 0.5)
     with pytest.raises(ValueError, match="dict of processes"):
         P.Product([P.VP()])
+    for part in (P.BrownianBridge(), P.absorbing(3)):
+        with pytest.raises(ValueError, match="without a second endpoint, got .* for 'v'"):
+            P.Product({"u": P.VP(), "v": part})
     with pytest.raises(ValueError, match="equal"):
         S.joint(S.ddim()).plan(PAIR, {"u": np.array([1.0, 0.5, 0.0]), "v": np.array([1.0, 0.0])})
     with pytest.raises(ValueError, match="left to sample"):
