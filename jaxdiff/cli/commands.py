@@ -18,7 +18,7 @@ from jaxdiff.cli.config import FREE, Train, arg, check_data, read_run, resolve, 
 from jaxdiff.cli.defaults import threads_for
 from jaxdiff.cli.names import FAMILIES, known
 from jaxdiff.interop import save_safetensors
-from jaxdiff.metrics.report import LEAST
+from jaxdiff.metrics.report import check_enough
 from jaxdiff.training import ema
 from jaxdiff.training.runs import write_json
 
@@ -197,11 +197,10 @@ def evaluate(given: Evaluate):
     """Prints the table of metrics and floors."""
     config, params = _load(given)
     number = given.number or config["samples"]
-    if number < LEAST:
-        raise ValueError(f"evaluate: expected at least {LEAST} samples, got {number}; take more")
     job = job_.build_job(config)
     dataset = jd.data.load(config["data"])
     check_data(dataset, config)
+    check_enough("evaluate", dataset, number)
     if given.seed is not None:
         config["seed"] = given.seed
     draw = job_.make_sampler(job, config)

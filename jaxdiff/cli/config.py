@@ -12,7 +12,7 @@ from jaxdiff.cli.defaults import defaults_for
 from jaxdiff.cli.names import parse
 from jaxdiff.core import check_seed
 from jaxdiff.data import canonical
-from jaxdiff.metrics.report import LEAST
+from jaxdiff.metrics.report import check_enough
 from jaxdiff.training import ema
 from jaxdiff.training.runs import read_config
 
@@ -197,16 +197,8 @@ def resolve(given, dataset):
         name: fallback.get(name) if value is None else value
         for name, value in dataclasses.asdict(given).items() if name not in CLUSTER
     }
-    counts = {
-        "samples": config["samples"], "held-out examples": len(dataset.held_out["x"]),
-        "training examples": len(dataset.train["x"]),
-    }
-    for what, count in counts.items():
-        if config["evaluate"] and count < LEAST:
-            raise ValueError(
-                f"resolve: expected at least {LEAST} {what} for the metrics, got {count}; use more, or "
-                "--no-evaluate"
-            )
+    if config["evaluate"]:
+        check_enough("resolve", dataset, config["samples"], " for the metrics", "use more, or --no-evaluate")
     check_seed("resolve", config["seed"])
     if given.warmup is None:
         config["warmup"] = min(config["warmup"], max(config["steps"], 1) // 10)

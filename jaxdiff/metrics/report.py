@@ -176,16 +176,21 @@ def _check_samples(dataset, samples):
     return samples
 
 
-def _check_numbers(dataset, number, labels):
-    if labels is not None and np.shape(labels) != (number,):
-        raise ValueError(f"evaluate: expected labels of shape ({number},), got {np.shape(labels)}")
+def check_enough(where, dataset, number, use="", remedy="take more"):
+    """Raises ValueError where samples, held-out or training examples are too few to be compared."""
     counts = {
         "samples": number, "held-out examples": len(dataset.held_out["x"]),
         "training examples": len(dataset.train["x"]),
     }
     for what, count in counts.items():
         if count < LEAST:
-            raise ValueError(f"evaluate: expected at least {LEAST} {what}, got {count}; take more")
+            raise ValueError(f"{where}: expected at least {LEAST} {what}{use}, got {count}; {remedy}")
+
+
+def _check_numbers(dataset, number, labels):
+    if labels is not None and np.shape(labels) != (number,):
+        raise ValueError(f"evaluate: expected labels of shape ({number},), got {np.shape(labels)}")
+    check_enough("evaluate", dataset, number)
     return None if labels is None else np.asarray(labels)
 
 

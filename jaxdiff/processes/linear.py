@@ -130,9 +130,11 @@ class LinearProcess:
 
         With a second endpoint, `x - b y` in the place of x: `f (x - b y) + b' y`.
         """
-        f, b, slope = self.sde(t)[0], self.coefficients(t)[1], self.derivatives(t)[1]
-        f, b, slope = self._matched((f, b, slope), x, "drift")
-        return f * x if self.endpoint(y) is None else f * (x - b * y) + slope * y
+        (f,) = self._matched(self.sde(t)[:1], x, "drift")
+        if self.endpoint(y) is None:
+            return f * x
+        b, slope = self._matched((self.coefficients(t)[1], self.derivatives(t)[1]), x, "drift")
+        return f * (x - b * y) + slope * y
 
     def diffusion(self, t):
         """Diffusion `g(t)` of the forward SDE, `g^2 = (c^2)' - 2 f c^2`; singular at a = 0."""
