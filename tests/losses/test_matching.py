@@ -122,6 +122,16 @@ def test_stratified_times_of_average_velocities_are_drawn_apart():
         for times in (None, jd.times.logit_normal(-0.4))
     )
     np.testing.assert_array_equal(one, two)
+    seen = []
+
+    def told(x, t, r):
+        jax.debug.callback(lambda gap: seen.append(np.max(gap)), t - r)
+        return gaps(x, t, r)
+
+    given = jd.times.logit_normal(-0.4)
+    jd.losses.mean_flow(told, jax.random.key(1), jnp.zeros((64, 1)), share=1.0, times=given)
+    jax.effects_barrier()
+    assert max(seen) > 0.3
 
     class Own:
         def draw(self, keys, process):
