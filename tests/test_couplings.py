@@ -9,12 +9,12 @@ from scipy.optimize import linear_sum_assignment
 import jaxdiff as jd
 
 KEY = jax.random.key(0)
-X0 = jax.random.normal(KEY, (64, 3)) + jnp.array([[2.0, 0, 0]])
-X1 = jax.random.normal(jax.random.key(1), (64, 3))
+X0, X1 = np.random.default_rng(0).normal(size=(2, 64, 3)).astype(np.float32)
+X0 += np.float32([[2.0, 0, 0]])
 
 
 def cost(a, b):
-    return float(jnp.sum((a - b) ** 2))
+    return float(np.sum((np.asarray(a) - np.asarray(b)) ** 2))
 
 
 def test_exact_assignment_is_the_best_permutation():
@@ -54,11 +54,11 @@ def test_the_entropic_plan_of_gaussians_is_the_schroedinger_bridge():
 
 @pytest.mark.parametrize("method", ["exact", "entropic"])
 def test_classes_exchange_only_within_themselves(method):
-    label = jnp.arange(64) % 4
-    out = jd.couplings.optimal_transport(method)(KEY, X0, X1, label)
+    label = np.arange(64) % 4
+    out = np.asarray(jax.jit(jd.couplings.optimal_transport(method))(KEY, X0, X1, label))
     for k in range(4):
-        own = {tuple(row) for row in np.asarray(X1[label == k]).tolist()}
-        assert {tuple(row) for row in np.asarray(out[label == k]).tolist()} <= own
+        own = {tuple(row) for row in X1[label == k].tolist()}
+        assert {tuple(row) for row in out[label == k].tolist()} <= own
     assert cost(X0, out) < cost(X0, X1)
 
 

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -88,18 +89,17 @@ def test_conversions_agree_with_targets(source):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_denoiser_returns_its_input_at_exact_data_time(name):
-    x = jnp.array([[0.5, -2.0]])
-    for process in PROCESSES:
-        net = (lambda x, c: x) if name == "data" else (lambda x, c: 0.1 * x + c[:, None] * 0)
-        out = jd.denoiser(net, process, getattr(P, name)())(x, 0.0)
+    x, net = np.float32([[0.5, -2.0]]), lambda x, c: x if name == "data" else 0.1 * x + c[:, None] * 0
+    every = [jd.denoiser(net, process, getattr(P, name)()) for process in PROCESSES]
+    for out in jax.jit(lambda x: [denoise(x, 0.0) for denoise in every])(x):
         np.testing.assert_allclose(out, x, rtol=1e-6)
 
 
 def test_zero_terminal_snr():
     process = jd.processes.RectifiedFlow()
-    for name in ("data", "v", "velocity", "edm"):
-        out = jd.denoiser(lambda x, c: x, process, getattr(P, name)())(jnp.ones((2, 3)), 1.0)
-        assert np.all(np.isfinite(out))
+    told = [jd.denoiser(lambda x, c: x, process, kind) for kind in (P.data(), P.v(), P.velocity(), P.edm())]
+    out = jax.jit(lambda x: [denoise(x, 1.0) for denoise in told])(np.ones((2, 3), np.float32))
+    assert np.shape(out) == (4, 2, 3) and np.all(np.isfinite(out))
     for name in ("noise", "score"):
         with pytest.raises(ValueError, match=f"{name} prediction has no clean estimate where alpha = 0"):
             jd.denoiser(lambda x, c: x, process, getattr(P, name)())
@@ -111,12 +111,11 @@ def test_the_network_sees_one_time_per_example():
     seen = []
     net = lambda x, c: seen.append((x.shape, c.shape)) or x  # noqa: E731
     denoise = jd.denoiser(net, jd.processes.VP(), P.v())
-    denoise(jnp.ones((4, 2)), 0.5)
-    denoise(jnp.ones((4, 2)), jnp.full((4,), 0.5))
-    denoise(jnp.ones((4, 2, 3)), jnp.full((4, 2), 0.5))
+    for shape, t in (((4, 2), 0.5), ((4, 2), np.full(4, 0.5)), ((4, 2, 3), np.full((4, 2), 0.5))):
+        jax.eval_shape(lambda x, t=t: denoise(x, t), jnp.zeros(shape))
     assert seen == [((4, 2), (4,)), ((4, 2), (4,)), ((4, 2, 3), (4, 2))]
     with pytest.raises(ValueError, match="denoise: expected t of shape"):
-        denoise(jnp.ones((4, 2)), jnp.ones(3))
+        denoise(jnp.zeros((4, 2)), np.ones(3))
 
 
 def test_classes_and_names_are_refused():
@@ -187,11 +186,12 @@ def test_a_finite_score_or_infinite_velocity_without_noise_says_that_there_is_no
 
 def test_times_are_not_rounded_with_a_bfloat16_sample():
     seen = []
-    net = lambda x, c: seen.append((x.dtype, float(c[0]))) or x  # noqa: E731
+    net = lambda x, c: seen.append((x, c)) or x  # noqa: E731
     process = jd.processes.DiscreteVP(np.linspace(1e-4, 0.02, 1000))
     denoise = jd.denoiser(net, process, P.v())
-    assert denoise(jnp.ones((2, 3), jnp.bfloat16), 0.502).dtype == jnp.bfloat16
-    assert seen[0][0] == jnp.bfloat16 and abs(seen[0][1] - 501) < 1e-3
+    out, (x, c) = jax.jit(lambda x: (denoise(x, 0.502), seen[0]))(jnp.zeros((2, 3), jnp.bfloat16))
+    assert out.dtype == jnp.bfloat16
+    assert x.dtype == jnp.bfloat16 and abs(np.asarray(c)[0] - 501) < 1e-3
 
 
 def test_an_output_of_another_shape_is_refused():

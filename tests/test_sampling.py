@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +19,13 @@ ODE, SDE = jd.solvers.dpmpp_multistep(2), jd.solvers.ancestral()
 
 
 def test_a_sample_is_its_keys_alone():
-    jd.testing.invariance(lambda keys: jd.sample(keys, DENOISE, VP, SDE, GRID, shape=(2,)), KEYS)
-    one, two = (jd.sample(KEYS[:2], DENOISE, VP, SDE, GRID, shape=(2,))[i] for i in (0, 1))
-    assert not np.allclose(one, two)
+    def run(keys):
+        return jd.sample(keys, DENOISE, VP, SDE, GRID, shape=(2,))
+
+    jd.testing.invariance(jax.jit(run), KEYS)
+    eager = np.asarray(run(KEYS))
+    np.testing.assert_allclose(jax.jit(run)(KEYS), eager, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(eager[0], eager[1])
 
 
 def test_eight_devices_give_the_images_of_one():
@@ -35,26 +41,28 @@ def test_no_key_is_used_twice():
 
 
 def test_path_is_saved_at_grid_points():
+    x = np.random.default_rng(0).normal(size=(16, 2)).astype(np.float32)
+
+    def run(x, solver):
+        whole = [jd.sample(None, DENOISE, VP, solver, GRID, x=x, save=k) for k in ("all", "final", 3)]
+        return *whole, jd.sample(None, DENOISE, VP, solver, GRID[:4], x=x)
+
     for solver in (ODE, jd.solvers.heun()):
-        x = jax.vmap(lambda k: VP.prior(k, (2,)))(KEYS)
-        path = jd.sample(None, DENOISE, VP, solver, GRID, x=x, save="all")
+        path, final, some, part = map(np.asarray, jax.jit(functools.partial(run, solver=solver))(x))
         assert path.shape == (8, 16, 2)
         np.testing.assert_array_equal(path[0], x)
-        np.testing.assert_allclose(path[-1], jd.sample(None, DENOISE, VP, solver, GRID, x=x), rtol=1e-6)
-        some = jd.sample(None, DENOISE, VP, solver, GRID, x=x, save=3)
-        np.testing.assert_allclose(some, path[np.array([0, 3, 6, 7])], rtol=1e-6)
+        np.testing.assert_allclose(path[-1], final, rtol=1e-6)
+        np.testing.assert_allclose(some, path[[0, 3, 6, 7]], rtol=1e-6)
     # a path's point is the sample of the shortened grid
-    part = jd.sample(None, DENOISE, VP, jd.solvers.heun(), GRID[:4], x=x)
     np.testing.assert_allclose(path[3], part, rtol=1e-5, atol=1e-6)
 
 
 def test_replayed_noise_gives_the_same_sample():
-    x = jax.vmap(lambda k: VP.prior(jax.random.fold_in(k, 0), (2,)))(KEYS)
-
     def noise_of(key):
-        return jnp.stack([jax.random.normal(jax.random.fold_in(key, i + 1), (2,)) for i in range(7)])
+        steps = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (2,)))(jnp.arange(1, 8))
+        return VP.prior(jax.random.fold_in(key, 0), (2,)), steps
 
-    noise = jax.vmap(noise_of, out_axes=1)(KEYS)
+    x, noise = jax.jit(jax.vmap(noise_of, out_axes=(0, 1)))(KEYS)
     drawn = jd.sample(KEYS, DENOISE, VP, SDE, GRID, shape=(2,))
     np.testing.assert_allclose(jd.sample(noise, DENOISE, VP, SDE, GRID, x=x), drawn, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"noise to replay of shape \(7, 16, 2\).*got shape \(6, 16, 2\)"):
@@ -69,16 +77,21 @@ def test_no_noise_is_drawn_where_the_solver_is_deterministic():
 
 
 def test_pytrees_are_walked_leaf_by_leaf():
-    x = jax.random.normal(jax.random.key(2), (4, 2))
+    x = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
 
     def denoise(tree, t):
         return {"a": DENOISE(tree["a"], t), "b": 0.5 * tree["b"]}
 
-    out = jd.sample(None, denoise, VP, ODE, GRID, x={"a": x, "b": x[:, 0]}, save="all")
-    alone = jd.sample(None, DENOISE, VP, ODE, GRID, x=x, save="all")
+    @jax.jit
+    def run(keys, x):
+        tree = {"a": x, "b": x[:, 0]}
+        out = jd.sample(None, denoise, VP, ODE, GRID, x=tree, save="all")
+        alone = jd.sample(None, DENOISE, VP, ODE, GRID, x=x, save="all")
+        return out, alone, jd.sample(keys, denoise, VP, SDE, GRID, x=tree)
+
+    out, alone, _ = run(KEYS[:4], x)
     np.testing.assert_allclose(out["a"], alone, rtol=1e-6)
     assert out["b"].shape == (8, 4)
-    jd.sample(KEYS[:4], denoise, VP, SDE, GRID, x={"a": x, "b": x[:, 0]})
 
 
 def test_state_is_float32_around_a_bfloat16_network():

@@ -17,24 +17,26 @@ def ks(samples, cdf):
 
 def test_distributions_against_their_laws():
     flow, edm, vp = jd.processes.RectifiedFlow(), jd.processes.EDM(), jd.processes.VP()
-    t = jd.times.uniform().draw(fresh_keys(), vp)
-    assert ks(t, stats.uniform(1e-3, 1 - 1e-3).cdf) < 0.03
-    sigma = jd.times.log_normal(-0.8, 1.0).draw(fresh_keys(), edm)
+    laws = (
+        (jd.times.uniform(), vp), (jd.times.log_normal(-0.8, 1.0), edm), (jd.times.log_snr(), vp),
+        (jd.times.log_normal(-0.8, 1.0), vp), (jd.times.logit_normal(0.3, 0.8), flow),
+        (jd.times.logit_normal(0.3, 0.8, shift=3.0), flow),
+    )  # fmt: skip
+    drawn = jax.jit(lambda: [law.draw(fresh_keys(), process) for law, process in laws])()
+    uniform, sigma, even, t, u, shifted = (np.asarray(t, float) for t in drawn)
+    assert ks(uniform, stats.uniform(1e-3, 1 - 1e-3).cdf) < 0.03
     assert ks(np.log(sigma), stats.norm(-0.8, 1.0).cdf) < 0.01
-    t = jd.times.log_snr().draw(fresh_keys(), vp)
     high, low = vp.log_snr(vp.t_min), vp.log_snr(vp.t_max)
-    assert ks(vp.log_snr(np.asarray(t, float)), stats.uniform(low, high - low).cdf) < 0.01
-    t = jd.times.log_normal(-0.8, 1.0).draw(fresh_keys(), vp)
-    assert ks(-np.asarray(vp.log_snr(t)), stats.norm(-0.8, 1.0).cdf) < 0.01
-    t = np.asarray(jd.times.logit_normal(0.3, 0.8).draw(fresh_keys(), flow))
-    assert ks(np.log(t / (1 - t)), stats.norm(0.3, 0.8).cdf) < 0.01
-    shifted = np.asarray(jd.times.logit_normal(0.3, 0.8, shift=3.0).draw(fresh_keys(), flow))
-    np.testing.assert_allclose(shifted, 3 * t / (1 + 2 * t), rtol=1e-4)
+    assert ks(vp.log_snr(even), stats.uniform(low, high - low).cdf) < 0.01
+    assert ks(-vp.log_snr(t), stats.norm(-0.8, 1.0).cdf) < 0.01
+    assert ks(np.log(u / (1 - u)), stats.norm(0.3, 0.8).cdf) < 0.01
+    np.testing.assert_allclose(shifted, 3 * u / (1 + 2 * u), rtol=1e-4)
 
 
 def test_mode_is_the_published_map():
     u, s = np.linspace(0.01, 0.99, 9), 1.29
-    t = jd.times.mode(s).quantile(jd.processes.RectifiedFlow(), u, scale=s, shift=1.0)
+    flow, law = jd.processes.RectifiedFlow(), jd.times.mode(s)
+    t = jax.jit(lambda u: law.quantile(flow, u, scale=s, shift=1.0))(u)
     v = 1 - u
     np.testing.assert_allclose(t, 1 - v - s * (np.cos(np.pi * v / 2) ** 2 - 1 + v), rtol=1e-5)
     assert np.all(np.diff(t) > 0)
@@ -45,25 +47,32 @@ def test_mode_is_the_published_map():
 @pytest.mark.keys_again
 def test_strata_put_one_time_in_each_interval_however_the_batch_is_cut():
     vp = jd.processes.VP(t_min=1e-9)
-    keys = fresh_keys()[:16]
-    t = jd.times.stratified().draw(keys, vp)
-    assert np.array_equal(np.floor(np.asarray(t) * 16), np.arange(16))
-    alone = jd.times.uniform().draw(keys, vp)
-    assert not np.array_equal(np.floor(np.asarray(alone) * 16), np.arange(16))
-    half = jd.times.stratified().draw(keys[8:], vp, (jnp.arange(8, 16), 16))
+    stratified, uniform = jd.times.stratified(), jd.times.uniform()
+
+    @jax.jit
+    def draws():
+        keys = fresh_keys()[:16]
+        half = stratified.draw(keys[8:], vp, (jnp.arange(8, 16), 16))
+        return stratified.draw(keys, vp), uniform.draw(keys, vp), half
+
+    t, alone, half = (np.asarray(drawn) for drawn in draws())
+    assert np.array_equal(np.floor(t * 16), np.arange(16))
+    assert not np.array_equal(np.floor(alone * 16), np.arange(16))
     np.testing.assert_array_equal(half, t[8:])
 
 
 def test_times_stay_inside_the_process():
-    for times in (jd.times.log_normal(5.0, 4.0), jd.times.logit_normal(0, 9.0), jd.times.mode()):
-        for process in (jd.processes.VP(), jd.processes.EDM(), jd.processes.RectifiedFlow()):
-            t = times.draw(fresh_keys()[:500], process)
-            assert t.min() >= np.float32(process.t_min) and t.max() <= process.t_max
+    laws = jd.times.log_normal(5.0, 4.0), jd.times.logit_normal(0, 9.0), jd.times.mode()
+    every = jd.processes.VP(), jd.processes.EDM(), jd.processes.RectifiedFlow()
+    drawn = jax.jit(lambda: [[law.draw(fresh_keys()[:500], process) for law in laws] for process in every])()
+    for process, t in zip(every, np.asarray(drawn), strict=True):
+        assert t.shape == (3, 500)
+        assert t.min() >= np.float32(process.t_min) and t.max() <= process.t_max
 
 
 def test_densities_are_those_of_the_quantiles():
     """p(q(u)) dq / du = 1."""
-    u, vp = jnp.linspace(0.05, 0.95, 19), jd.processes.VP()
+    u, vp = np.linspace(0.05, 0.95, 19, dtype=np.float32), jd.processes.VP()
     laws = jd.times.uniform(), jd.times.log_snr(), jd.times.log_normal(), jd.times.logit_normal(0.3, 0.8, 3.0)
 
     def product(law):
@@ -80,7 +89,7 @@ def test_densities_are_those_of_the_quantiles():
 def test_importance_sampling_keeps_the_likelihood_weighted_loss_and_lowers_its_variance():
     """For every process, in closed form: processes/test_every_process.py."""
     target, vp = jd.testing.gaussian(np.zeros(2), np.full(2, 0.5)), jd.processes.VP(t_min=0.01)
-    x0 = target.sample(jax.random.key(0), 20_000)
+    x0 = jax.jit(lambda key: target.sample(key, 20_000))(jax.random.key(0))
 
     def loss(key, times):
         return jd.losses.denoising(

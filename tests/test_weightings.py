@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -39,12 +40,17 @@ def test_min_snr_on_noise_prediction_is_the_published_ratio():
 
 def test_times_moved_to_the_ends_have_no_weight():
     vp, times = jd.processes.VP(), jd.times.log_normal()
-    weight = jd.weightings.likelihood(times)
-    t = jnp.array([vp.t_min, 0.3, vp.t_max])
-    got = weight(vp, t)
-    np.testing.assert_array_equal(got[jnp.array([0, 2])], 0.0)
+    flow, wide = jd.processes.RectifiedFlow(), jd.times.logit_normal(0.0, 9.0)
+
+    @jax.jit
+    def weights(t, of_flow):
+        of_vp = jd.weightings.likelihood(times)(vp, t)
+        return of_vp, jd.weightings.likelihood(wide)(flow, of_flow), times.density(vp, jnp.float32(0.3))
+
+    ends = np.float32([vp.t_min, 0.3, vp.t_max]), np.float32([flow.t_min, 0.5, 1.0])
+    got, finite, density = (np.asarray(found) for found in weights(*ends))
+    np.testing.assert_array_equal(got[[0, 2]], 0.0)
     h = 1e-4
     high, low = (np.exp(2 * vp.log_snr(0.3 + s)) for s in (h, -h))
-    np.testing.assert_allclose(got[1], (low - high) / (4 * h) / times.density(vp, 0.3), rtol=1e-3)
-    flow, wide = jd.processes.RectifiedFlow(), jd.times.logit_normal(0.0, 9.0)
-    assert np.isfinite(jd.weightings.likelihood(wide)(flow, jnp.array([flow.t_min, 0.5, 1.0]))).all()
+    np.testing.assert_allclose(got[1], (low - high) / (4 * h) / density, rtol=1e-3)
+    assert np.isfinite(finite).all()

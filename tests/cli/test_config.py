@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -80,13 +81,12 @@ def test_names_mean_the_same_however_they_are_written():
     for name in ("edm", "EDM", "edm()"):
         config = resolve(Train(data="moons", parameterization=name), moons)
         assert config["parameterization"] == f"edm(sigma_data={moons.sigma_data:.4g})"
-    t, process = jnp.array([0.2, 0.6]), jd.processes.RectifiedFlow()
-    weights = [
-        weighting({"weighting": name, "times": "logit_normal"})(process, t)
-        for name in ("likelihood", "Likelihood", "likelihood()")
-    ]
+    process, names = jd.processes.RectifiedFlow(), ("likelihood", "Likelihood", "likelihood()")
+    rules = [weighting({"weighting": name, "times": "logit_normal"}) for name in names]
+    rules.append(jd.weightings.likelihood())
+    *weights, other = jax.jit(lambda t: [rule(process, t) for rule in rules])(np.float32([0.2, 0.6]))
     np.testing.assert_array_equal(weights[1:], weights[:1] * 2)
-    assert not np.allclose(weights[0], jd.weightings.likelihood()(process, t))
+    assert not np.allclose(weights[0], other)
 
 
 def test_labels_are_told_only_where_there_are_some(digits):
@@ -123,19 +123,22 @@ def test_every_augmentation_by_name(digits, augment, size):
 def test_the_optimizer_is_made_of_the_settings(digits):
     common = {"learning_rate": 0.1, "steps": 10, "warmup": 0, "decay": "constant"}
     common |= {"beta1": 0.5, "beta2": 0.75, "nesterov": False, "weight_decay": 0.0, "clip": 0.0}
-    given = jnp.array([1.0, -2.0]), [jnp.array([0.5, 4.0]), jnp.array([1.0, -3.0])]
+    given = np.float32([1.0, -2.0]), np.float32([[0.5, 4.0], [1.0, -3.0]])
 
     def trained(rule, params, gradients):
         state = rule.init(params)
         for gradient in gradients:
             updates, state = rule.update(gradient, state, params)
             params = optax.apply_updates(params, updates)
-        return np.asarray(params)
+        return params
 
-    plain = trained(optimizer(resolve(Train(**common), digits)), *given)
-    np.testing.assert_allclose(plain, trained(optax.adam(0.1, b1=0.5, b2=0.75), *given), rtol=1e-6)
-    for change in ({"beta1": 0.25}, {"beta2": 0.5}, {"nesterov": True}, {"weight_decay": 0.5}, {"clip": 1.0}):
-        other = trained(optimizer(resolve(Train(**common | change), digits)), *given)
+    changes = {"beta1": 0.25}, {"beta2": 0.5}, {"nesterov": True}, {"weight_decay": 0.5}, {"clip": 1.0}
+    rules = [optimizer(resolve(Train(**common | change), digits)) for change in ({}, *changes)]
+    rules.append(optax.adam(0.1, b1=0.5, b2=0.75))
+    train = jax.jit(lambda *given: jnp.stack([trained(rule, *given) for rule in rules]))
+    plain, *others, adam = np.asarray(train(*given))
+    np.testing.assert_allclose(plain, adam, rtol=1e-6)
+    for change, other in zip(changes, others, strict=True):
         assert np.abs(other - plain).max() > 1e-3, change
 
 

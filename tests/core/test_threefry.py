@@ -12,13 +12,15 @@ from jaxdiff.core.threefry import threefry
 @pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 0)], ids=str)
 @pytest.mark.parametrize("kind", ["threefry2x32", "rbg"])
 def test_bits_are_those_of_jax(shape, kind):
-    keys = jax.vmap(lambda seed: jax.random.key(seed, impl=kind))(jnp.arange(3))
-    again = jax.random.clone(keys)
-    bits = random_bits(keys, shape)
+    @jax.jit
+    def both(seeds):
+        keys = jax.vmap(lambda seed: jax.random.key(seed, impl=kind))(seeds)
+        again = jax.random.clone(keys)
+        return random_bits(keys, shape), jax.vmap(lambda key: jax.random.bits(key, shape, jnp.uint16))(again)
+
+    bits, expected = both(np.arange(3))
     assert bits.dtype == jnp.uint16
-    np.testing.assert_array_equal(
-        bits, jax.vmap(lambda key: jax.random.bits(key, shape, jnp.uint16))(again)
-    )
+    np.testing.assert_array_equal(bits, expected)
 
 
 def test_known_answer():

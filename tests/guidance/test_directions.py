@@ -9,7 +9,7 @@ import jaxdiff as jd
 
 G = jd.guidance
 VP = jd.processes.VP()
-X = jax.random.normal(jax.random.key(0), (4, 8, 8, 2))
+X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 2)), jnp.float32)
 
 
 def cond(x, t):
@@ -25,14 +25,19 @@ def inner(one, other):
 
 
 def test_projection():
-    plain = G.classifier_free(cond, uncond, 3.0)(X, 0.5)
-    np.testing.assert_allclose(G.projected(cond, uncond, 3.0, eta=1.0)(X, 0.5), plain, rtol=1e-4, atol=1e-5)
-    change = G.projected(cond, uncond, 3.0)(X, 0.5) - cond(X, 0.5)
-    np.testing.assert_allclose(inner(change, cond(X, 0.5)), 0, atol=1e-3)
-    along = plain - cond(X, 0.5) - change
-    share = inner(along, cond(X, 0.5)) / inner(cond(X, 0.5), cond(X, 0.5))
-    np.testing.assert_allclose(along, share[:, None, None, None] * cond(X, 0.5), atol=1e-4)
-    short = G.projected(cond, uncond, 3.0, eta=1.0, norm=0.5)(X, 0.5) - cond(X, 0.5)
+    every = (
+        cond, G.classifier_free(cond, uncond, 3.0), G.projected(cond, uncond, 3.0, eta=1.0),
+        G.projected(cond, uncond, 3.0), G.projected(cond, uncond, 3.0, eta=1.0, norm=0.5),
+    )  # fmt: skip
+    found = jax.jit(lambda x: [denoise(x, 0.5) for denoise in every])(X)
+    clean, plain, whole, across, near = (np.asarray(estimate) for estimate in found)
+    np.testing.assert_allclose(whole, plain, rtol=1e-4, atol=1e-5)
+    change = across - clean
+    np.testing.assert_allclose(inner(change, clean), 0, atol=1e-3)
+    along = plain - clean - change
+    share = inner(along, clean) / inner(clean, clean)
+    np.testing.assert_allclose(along, share[:, None, None, None] * clean, atol=1e-4)
+    short = near - clean
     np.testing.assert_allclose(np.sqrt(inner(short, short)), 2 * 0.5, rtol=1e-4)
 
 
@@ -41,27 +46,37 @@ def test_zero_star_fits_the_velocity(process):
     t = 0.4
     a, _, c = process.coefficients(t)
     da, _, dc = process.derivatives(t)
-    velocity = lambda D: dc / c * X + (da - a * dc / c) * D(X, t)  # noqa: E731
-    v_c, v_u = velocity(cond), velocity(uncond)
-    s = (inner(v_c, v_u) / inner(v_u, v_u))[:, None, None, None]
-    out = G.zero_star(cond, uncond, 3.0, process)
-    np.testing.assert_allclose(velocity(out), s * v_u + 3.0 * (v_c - s * v_u), rtol=1e-3, atol=1e-3)
     resting = G.zero_star(cond, uncond, 3.0, process, zero_from=0.3)
-    np.testing.assert_allclose(velocity(resting), 0, atol=1e-4)
+    every = cond, uncond, G.zero_star(cond, uncond, 3.0, process), resting
     grid = np.array([0.4, 0.35])
-    x = jd.sample(None, resting, process, jd.solvers.euler(), grid, x=X)
-    np.testing.assert_allclose(x, X, atol=1e-4)
+
+    @jax.jit
+    def found(x):
+        moved = jd.sample(None, resting, process, jd.solvers.euler(), grid, x=x)
+        return moved, [dc / c * x + (da - a * dc / c) * denoise(x, t) for denoise in every]
+
+    moved, velocities = found(X)
+    v_c, v_u, guided, still = (np.asarray(velocity) for velocity in velocities)
+    s = (inner(v_c, v_u) / inner(v_u, v_u))[:, None, None, None]
+    np.testing.assert_allclose(guided, s * v_u + 3.0 * (v_c - s * v_u), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(still, 0, atol=1e-4)
+    np.testing.assert_allclose(moved, X, atol=1e-4)
 
 
 def test_bands_have_their_own_scales():
-    same = G.frequency_decoupled(cond, uncond, [3.0, 3.0, 3.0])(X, 0.5)
-    np.testing.assert_allclose(same, G.classifier_free(cond, uncond, 3.0)(X, 0.5), rtol=1e-4, atol=1e-4)
     flat = lambda x, t: 0 * x + 1.0  # noqa: E731
     fine = lambda x, t: 0 * x + jnp.where(jnp.arange(8) % 2, 1.0, -1.0)[None, :, None, None]  # noqa: E731
     none = lambda x, t: 0 * x  # noqa: E731
-    np.testing.assert_allclose(G.frequency_decoupled(flat, none, [5.0, 5.0, 2.0])(X, 0.5), 2.0, rtol=1e-5)
-    out = G.frequency_decoupled(fine, none, [5.0, 2.0, 2.0])(X, 0.5)
-    np.testing.assert_allclose(out, 5.0 * fine(X, 0.5), rtol=1e-5)
+    bands = G.frequency_decoupled
+    every = (
+        bands(cond, uncond, [3.0, 3.0, 3.0]), G.classifier_free(cond, uncond, 3.0),
+        bands(flat, none, [5.0, 5.0, 2.0]), bands(fine, none, [5.0, 2.0, 2.0]), fine,
+    )  # fmt: skip
+    found = jax.jit(lambda x: [denoise(x, 0.5) for denoise in every])(X)
+    same, plain, coarse, detail, once = (np.asarray(estimate) for estimate in found)
+    np.testing.assert_allclose(same, plain, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(coarse, 2.0, rtol=1e-5)
+    np.testing.assert_allclose(detail, 5.0 * once, rtol=1e-5)
     with pytest.raises(ValueError, match="divisible"):
         G.frequency_decoupled(cond, uncond, [1.0, 1.0])(jnp.zeros((1, 7, 8, 1)), 0.5)
 
@@ -125,10 +140,14 @@ def test_momentum_and_precision_remember():
 
 
 def test_a_precision_per_value_and_a_scale_per_example():
-    guide = G.precision_weighted(jd.solvers.ddim(), jnp.array([0.0, 1.0, 2.0, 3.0]))
-    first, _ = guide.guide(X, 0.5, (cond(X, 0.5), uncond(X, 0.5)), guide.start(X))
-    plain = G.classifier_free(cond, uncond, jnp.array([0.0, 1.0, 2.0, 3.0]))(X, 0.5)
-    np.testing.assert_allclose(first, plain, rtol=1e-4, atol=1e-4)
+    scales = jnp.array([0.0, 1.0, 2.0, 3.0])
+    guide, plain = G.precision_weighted(jd.solvers.ddim(), scales), G.classifier_free(cond, uncond, scales)
+
+    @jax.jit
+    def both(x):
+        return guide.guide(x, 0.5, (cond(x, 0.5), uncond(x, 0.5)), guide.start(x))[0], plain(x, 0.5)
+
+    np.testing.assert_allclose(*both(X), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -47,11 +47,12 @@ def test_linear_networks_learn_the_conditional_mean_of_what_was_never_seen_whole
 
 
 def test_one_value_per_example_and_wrong_shapes():
-    y, net = jnp.ones((4, 2)), lambda y_t, t: jnp.zeros((4, 3))
-    operator = inverse.dense(np.eye(3)[:2])
-    losses = inverse.forward_model(net, jax.random.key(0), y, process=VP, operator=operator)
-    np.testing.assert_allclose(losses, np.ones(4))
+    y, net = np.ones((4, 2), np.float32), lambda y_t, t: jnp.zeros((4, 3))
+
+    @jax.jit
+    def loss(operator):
+        return inverse.forward_model(net, jax.random.key(0), y, process=VP, operator=operator)
+
+    np.testing.assert_allclose(loss(inverse.dense(np.eye(3)[:2])), np.ones(4))
     with pytest.raises(ValueError, match=r"forward_model: expected y of shape \(4, 3\)"):
-        inverse.forward_model(
-            net, jax.random.key(0), jnp.ones((4, 2)), process=VP, operator=inverse.mask([1, 1, 0])
-        )
+        loss(inverse.mask([1, 1, 0]))

@@ -10,16 +10,16 @@ from jaxdiff.losses.discrete import contrastive, elbo
 
 PROCESS, N, LENGTH, M = processes.absorbing(4), 2000, 3, 2
 LABEL = np.random.default_rng(0).integers(0, 4, N)
-X0 = jnp.asarray(np.stack([LABEL] * LENGTH, 1))
-NEGATIVES = jnp.stack([(X0 + i) % 4 for i in (1, 2)], 1)
-SURE = jnp.log(jnp.array([0.7, 0.1, 0.15, 0.05]))  # of the label, and of what is 1, 2 and 3 above it
-LOGITS = jnp.stack([jnp.roll(SURE, label) for label in range(4)])[LABEL][:, None].repeat(LENGTH, 1)
+X0 = np.stack([LABEL] * LENGTH, 1).astype(np.int32)
+NEGATIVES = np.stack([(X0 + i) % 4 for i in (1, 2)], 1)
+SURE = np.log(np.float32([0.7, 0.1, 0.15, 0.05]))  # of the label, and of what is 1, 2 and 3 above it
+LOGITS = np.stack([np.roll(SURE, label) for label in range(4)])[LABEL][:, None].repeat(LENGTH, 1)
 
 
 def losses(kind, bounded, weight, logits=LOGITS, key=1):
     return contrastive(
-        lambda x, t: logits, jax.random.key(key), X0, NEGATIVES, process=PROCESS, weight=weight, kind=kind,
-        bounded=bounded,
+        lambda x, t: jnp.asarray(logits), jax.random.key(key), X0, NEGATIVES, process=PROCESS,
+        weight=weight, kind=kind, bounded=bounded,
     )  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def test_negatives_enter_as_published():
     """The same logits for all: l_j is the weight of the masks and minus the negative's log-probability."""
 
     def all_of(key):
-        bound = elbo(lambda x, t: LOGITS, key, X0, process=PROCESS)
+        bound = elbo(lambda x, t: jnp.asarray(LOGITS), key, X0, process=PROCESS)
         kinds = [(kind, bounded) for kind in ("step", "sample") for bounded in (True, False)]
         return bound, {(kind, bounded): losses(kind, bounded, 1.0) - bound for kind, bounded in kinds}
 

@@ -17,11 +17,16 @@ def exact_velocity(process):
 
 
 def test_flow_matching_is_denoising_of_the_velocity():
-    x0, process = TARGET.sample(KEY, 64), jd.processes.RectifiedFlow()
+    process, velocity = jd.processes.RectifiedFlow(), jd.parameterizations.velocity()
     net = exact_velocity(process)
-    one = jd.losses.flow_matching(net, KEY, x0)
-    two = jd.losses.denoising(net, KEY, x0, process=process, parameterization=jd.parameterizations.velocity())
-    np.testing.assert_array_equal(one, two)
+
+    @jax.jit
+    def both(key, again):
+        x0 = TARGET.sample(jax.random.key(1), 64)
+        one = jd.losses.flow_matching(net, key, x0)
+        return one, jd.losses.denoising(net, again, x0, process=process, parameterization=velocity)
+
+    np.testing.assert_array_equal(*both(KEY, jax.random.clone(KEY)))
 
 
 @pytest.mark.slow
@@ -117,29 +122,29 @@ def test_mean_flow_is_solved_by_the_exact_average_velocity():
 def test_stratified_times_of_average_velocities_are_drawn_apart():
     """In one stratum of 64 the two times of an example would differ by less than 1 / 64."""
     gaps = lambda x, t, r: 10 * (t - r)[:, None] + 0 * x  # noqa: E731
-    one, two = (
-        jd.losses.mean_flow(gaps, jax.random.key(1), jnp.zeros((64, 1)), share=1.0, times=times)
-        for times in (None, jd.times.logit_normal(-0.4))
-    )
-    np.testing.assert_array_equal(one, two)
-    seen = []
+    x0, given, seen = np.zeros((64, 1), np.float32), jd.times.logit_normal(-0.4), []
 
     def told(x, t, r):
         jax.debug.callback(lambda gap: seen.append(np.max(gap)), t - r)
         return gaps(x, t, r)
 
-    given = jd.times.logit_normal(-0.4)
-    jd.losses.mean_flow(told, jax.random.key(1), jnp.zeros((64, 1)), share=1.0, times=given)
-    jax.effects_barrier()
-    assert max(seen) > 0.3
-
     class Own:
         def draw(self, keys, process):
             return jnp.full(len(keys), 0.5)
 
-    assert jnp.isfinite(jd.losses.mean_flow(gaps, jax.random.key(1), jnp.zeros((64, 1)), times=Own())).all()
+    @jax.jit
+    def losses():
+        default = jd.losses.mean_flow(gaps, jax.random.key(1), x0, share=1.0)
+        same = jd.losses.mean_flow(told, jax.random.key(1), x0, share=1.0, times=given)
+        return default, same, jd.losses.mean_flow(gaps, jax.random.key(1), x0, times=Own())
+
+    default, same, own = losses()
+    np.testing.assert_array_equal(default, same)
+    jax.effects_barrier()
+    assert max(seen) > 0.3
+    assert np.isfinite(own).all()
 
 
 def test_average_velocities_of_another_shape():
     with pytest.raises(ValueError, match=r"mean_flow: expected net.* shape \(4, 3\), got \(4, 1\)"):
-        jd.losses.mean_flow(lambda x, t, r: x[:, :1], jax.random.key(1), jnp.ones((4, 3)))
+        jax.eval_shape(lambda key: jd.losses.mean_flow(lambda x, t, r: x[:, :1], key, jnp.ones((4, 3))), KEY)

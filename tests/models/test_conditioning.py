@@ -18,7 +18,8 @@ def test_noise_features_are_the_stated_waves():
 
 
 def test_noise_features_are_wide_for_narrow_input():
-    assert conditioning.noise_features(jnp.zeros(2, jnp.bfloat16), 4).dtype == jnp.float32
+    narrow = jax.ShapeDtypeStruct((2,), jnp.bfloat16)
+    assert jax.eval_shape(lambda c: conditioning.noise_features(c, 4), narrow).dtype == jnp.float32
 
 
 def split(condition, num_classes=3, vector_size=2):

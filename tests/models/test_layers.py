@@ -8,6 +8,13 @@ import pytest
 from jaxdiff import models
 from jaxdiff.models import layers
 
+group_norm = jax.jit(layers.group_norm, static_argnums=3)
+dropout = jax.jit(layers.dropout, static_argnums=1)
+
+
+def normal(seed, shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
 
 def reference_group_norm(x, scale, shift, groups, eps=1e-5):
     batch, *spatial, channels = x.shape
@@ -22,13 +29,11 @@ def reference_group_norm(x, scale, shift, groups, eps=1e-5):
 @pytest.mark.parametrize("shape, groups", [((3, 4, 5, 12), 3), ((2, 7, 8), 8), ((2, 3, 3, 6), 1)])
 @pytest.mark.parametrize("per_example", [False, True])
 def test_group_norm_equals_reference(shape, groups, per_example):
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = 1.5 + 2.0 * jax.random.normal(keys[0], shape)
+    x = 1.5 + 2.0 * normal(0, shape)
     affine = (shape[0], shape[-1]) if per_example else (shape[-1],)
-    scale, shift = (jax.random.normal(key, affine) for key in keys[1:])
-    out = layers.group_norm(x, scale, shift, groups)
-    expected = reference_group_norm(x, np.asarray(scale), np.asarray(shift), groups)
-    np.testing.assert_allclose(out, expected, atol=1e-5)
+    scale, shift = normal(1, (2, *affine))
+    expected = reference_group_norm(x, scale, shift, groups)
+    np.testing.assert_allclose(group_norm(x, scale, shift, groups), expected, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -51,8 +56,8 @@ def test_group_norm_gradient_equals_plain():
 
 
 def test_group_norm_statistics_are_wide():
-    x = jax.random.normal(jax.random.key(0), (1, 64, 64, 4), jnp.bfloat16)
-    out = layers.group_norm(x, jnp.ones(4), jnp.zeros(4), 1)
+    x = normal(0, (1, 64, 64, 4)).astype(jnp.bfloat16)
+    out = group_norm(x, np.ones(4, np.float32), np.zeros(4, np.float32), 1)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(out, np.float32).std(), 1.0, atol=2e-3)
 
@@ -65,42 +70,45 @@ def test_default_groups(channels, groups):
 
 
 def test_dropout_mean_share_and_keys():
-    x = jnp.ones((4, 64, 64))
+    x = np.ones((4, 64, 64), np.float32)
     keys = jax.random.split(jax.random.key(0), 4)
-    out = layers.dropout(x, 0.25, keys)
+    out = np.asarray(dropout(x, 0.25, keys))
     np.testing.assert_allclose(np.unique(out), [0.0, 4 / 3], rtol=1e-6)
-    assert abs(float((out == 0).mean()) - 0.25) < 0.01
-    np.testing.assert_array_equal(layers.dropout(x, 0.25, keys[::-1]), out[::-1])
+    assert abs((out == 0).mean() - 0.25) < 0.01
+    np.testing.assert_array_equal(dropout(x, 0.25, keys[::-1]), out[::-1])
     assert layers.dropout(x, 0.25, None) is x and layers.dropout(x, 0.0, keys) is x
 
 
 @pytest.mark.parametrize("rate", [1 - 2**-16, 0.999999])
 def test_dropout_of_almost_everything_keeps_one_value_of_the_sixteen_bits(rate):
-    out = np.asarray(layers.dropout(jnp.ones((1, 2**20)), rate, jax.random.split(jax.random.key(0), 1)))
+    drop = jax.jit(lambda key: layers.dropout(jnp.ones((1, 2**20)), rate, jax.random.split(key, 1)))
+    out = np.asarray(drop(jax.random.key(0)))
     assert 4 <= (out > 0).sum() <= 40 and set(np.unique(out)) == {0, 2**16}
 
 
 def test_dropout_sites_differ():
     keys = jax.random.split(jax.random.key(0), 1)
-    own_keys = layers.sites(keys, 2, 0.5)
-    for site, own in enumerate(own_keys):
-        expected = jax.random.key_data(jax.random.fold_in(keys[0], site))
-        np.testing.assert_array_equal(jax.random.key_data(own)[0], expected)
-    masks = [layers.dropout(jnp.ones((1, 256)), 0.5, own) for own in own_keys]
-    assert 64 < int((masks[0] != masks[1]).sum()) < 192
+
+    @jax.jit
+    def work(keys):
+        own_keys = layers.sites(keys, 2, 0.5)
+        expected = [jax.random.fold_in(keys[0], site) for site in range(2)]
+        data = [jax.random.key_data(own)[0] for own in own_keys], [*map(jax.random.key_data, expected)]
+        return data, [layers.dropout(jnp.ones((1, 256)), 0.5, own) for own in own_keys]
+
+    (own, expected), masks = jax.device_get(work(keys))
+    np.testing.assert_array_equal(own, expected)
+    assert 64 < (masks[0] != masks[1]).sum() < 192
     assert layers.sites(None, 2, 0.5) == layers.sites(keys, 2, 0.0) == [None, None]
 
 
 def test_rotary_products_depend_on_the_shift_alone():
     height, width, size = 5, 6, 8
     angles = layers.rotary_angles(height, width, size)
-    q, k = jax.random.normal(jax.random.key(0), (2, size))
-
-    def turned(vector):
-        tokens = jnp.broadcast_to(vector, (1, height * width, 1, size))
-        return layers.rotate(tokens, angles).reshape(height, width, size)
-
-    product = jnp.einsum("abi,cdi->abcd", turned(q), turned(k))
+    q, k = vectors = normal(1, (2, size))
+    tokens = np.tile(vectors[:, None, None], (1, height * width, 1, 1))
+    turned = jax.jit(lambda tokens: layers.rotate(tokens, angles))(tokens)
+    product = np.einsum("abi,cdi->abcd", *np.asarray(turned).reshape(2, height, width, size))
     np.testing.assert_allclose(product[0, 1, 2, 4], product[2, 2, 4, 5], atol=1e-5)
     np.testing.assert_allclose(product[3, 3, 1, 0], product[2, 5, 0, 2], atol=1e-5)
     np.testing.assert_allclose(product[4, 2, 4, 2], q @ k, atol=1e-5)
@@ -123,11 +131,12 @@ def test_attention_equals_plain_softmax():
 
 def test_qk_norm_ignores_the_scale_of_queries_and_keys():
     model = layers.SelfAttention(heads=2, qk_norm=True)
-    x = jax.random.normal(jax.random.key(0), (1, 5, 8))
-    params = model.init(jax.random.key(1), x)["params"]
-    kernel = params["qkv"]["kernel"].at[:, :16].multiply(100.0)
+    x = normal(0, (1, 5, 8))
+    params = jax.device_get(jax.jit(model.init)(jax.random.key(1), x)["params"])
+    kernel = params["qkv"]["kernel"] * np.repeat(np.float32([100, 1]), (16, 8))
     scaled = params | {"qkv": params["qkv"] | {"kernel": kernel}}
-    outs = [model.apply({"params": p}, x) for p in (params, scaled)]
+    apply = jax.jit(model.apply)
+    outs = [apply({"params": p}, x) for p in (params, scaled)]
     np.testing.assert_allclose(*outs, atol=1e-4)
 
 
@@ -136,7 +145,7 @@ def test_qk_norm_ignores_the_scale_of_queries_and_keys():
     models.DiT(patch=1, width=8, depth=0, heads=2, fourier_features=(2.0, 0.5)),
 ])
 def test_fourier_features_tell_where_in_its_period_a_value_lies(network):
-    x = jax.random.normal(jax.random.key(0), (1, 2, 2, 1))
+    x = normal(0, (1, 2, 2, 1))
     values = layers.with_fourier_features(x, (2.0, 0.5))
     waves = [np.sin(4 * np.pi * x), np.sin(np.pi * x), np.cos(4 * np.pi * x), np.cos(np.pi * x)]
     np.testing.assert_allclose(values, np.concatenate([x, *waves], -1), atol=1e-5)
@@ -145,13 +154,14 @@ def test_fourier_features_tell_where_in_its_period_a_value_lies(network):
     kernel = params["in"]["kernel"]  # what multiplies the values themselves is struck out
     params["in"]["kernel"] = kernel * np.array([0.0, 1.0, 1.0, 1.0, 1.0])[:, None]
     out = jax.jit(lambda x: network.apply({"params": params}, x, 0.0))
-    np.testing.assert_allclose(out(x + 2.0), out(x), atol=1e-4)
-    assert np.abs(out(x + 0.5) - out(x)).max() > 1e-3
+    here, shifted, period = (np.asarray(out(x + np.float32(step))) for step in (0.0, 0.5, 2.0))
+    np.testing.assert_allclose(period, here, atol=1e-4)
+    assert np.abs(shifted - here).max() > 1e-3
 
 
 def test_fourier_features_of_narrow_values_keep_their_phase():
-    x = jax.random.normal(jax.random.key(0), (64, 1)).astype(jnp.bfloat16)
-    values = layers.with_fourier_features(x, (6.0,))
+    x = normal(0, (64, 1)).astype(jnp.bfloat16)
+    values = np.asarray(jax.jit(lambda x: layers.with_fourier_features(x, (6.0,)))(x))
     assert values.dtype == jnp.bfloat16
     np.testing.assert_allclose(
         values[:, 1:2].astype(np.float32), np.sin(12 * np.pi * x.astype(np.float32)), atol=0.01

@@ -1,5 +1,7 @@
 """Processes with a second endpoint, against their papers, their SDEs and exact samples."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,10 +86,15 @@ def test_ends_and_inverse(process):
     assert process.log_snr(0.0) == np.inf and process.time_of_log_snr(np.inf) == 0.0
     t = np.linspace(process.t_min, 0.999 * process.t_max, 17)
     np.testing.assert_allclose(process.time_of_log_snr(process.log_snr(t)), t, rtol=1e-9)
-    t32 = jnp.asarray(t, jnp.float32)
-    np.testing.assert_allclose(jax.jit(process.time_of_log_snr)(process.log_snr(t32)), t, rtol=1e-3)
-    np.testing.assert_allclose(process.coefficients(t32)[2], process.coefficients(t)[2], rtol=1e-4)
-    slope = jax.grad(lambda v: process.time_of_log_snr(v))(jnp.float32(0.5))
+
+    @jax.jit
+    def single(t, level):
+        back = process.time_of_log_snr(process.log_snr(t))
+        return back, process.coefficients(t)[2], jax.grad(lambda v: process.time_of_log_snr(v))(level)
+
+    back, c, slope = single(np.float32(t), np.float32(0.5))
+    np.testing.assert_allclose(back, t, rtol=1e-3)
+    np.testing.assert_allclose(c, process.coefficients(t)[2], rtol=1e-4)
     expected = (process.time_of_log_snr(0.501) - process.time_of_log_snr(0.499)) / 0.002
     np.testing.assert_allclose(slope, expected, rtol=1e-2)
     a, _, c = process.coefficients(process.t_max)
@@ -104,7 +111,7 @@ def test_gradients_reach_the_parameters_of_a_numeric_inverse():
     expected = (
         P.MeanReverting(0.303).time_of_log_snr(0.3) - P.MeanReverting(0.297).time_of_log_snr(0.3)
     ) / 6e-3
-    np.testing.assert_allclose(jax.grad(time)(0.3), expected, rtol=1e-2)
+    np.testing.assert_allclose(jax.jit(jax.grad(time))(0.3), expected, rtol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -190,11 +197,16 @@ def test_ancestral_steps_follow_a_transition_of_its_own():
 
 def test_residual_steps_are_the_published_ones():
     """Liu et al. (2024), eq. 13 and 14, in residual and noise; `scale = 0` walks from y to the data."""
-    process, y, clean = P.Residual(0.8), jnp.array([[0.5, -2.0]]), jnp.array([[1.0, 0.3]])
+    process, y, clean = P.Residual(0.8), np.float32([[0.5, -2.0]]), np.float32([[1.0, 0.3]])
     grid = np.array([1.0, 0.7, 0.4, 0.0])
-    x, z = jnp.array([[0.9, -1.0]]), jax.random.normal(jax.random.key(0), (3, 1, 2))
+    x, z = np.float32([[0.9, -1.0]]), np.random.default_rng(0).normal(size=(3, 1, 2)).astype(np.float32)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def walk(process, plan, x):
+        return jd.sample(z, lambda x, t: 0 * x + clean, process, plan, x=x, y=y, save="all")
+
     for eta in (0.0, 0.6, 1.0):
-        path = jd.sample(z, lambda x, t: 0 * x + clean, process, S.ddim(eta), grid, x=x, y=y, save="all")
+        path = np.asarray(walk(process, S.ddim(eta).plan(process, grid), x))
         expected = x
         for i in range(3):
             (_, r_t, c_t), (_, r_s, c_s) = process.coefficients(grid[i]), process.coefficients(grid[i + 1])
@@ -205,35 +217,45 @@ def test_residual_steps_are_the_published_ones():
             np.testing.assert_allclose(path[i + 1], expected, rtol=1e-5, atol=1e-5)
     straight = P.Residual(1.0, residual_power=1.0)  # without a second endpoint: rectified flow, its DDIM
     denoise = TARGET.denoiser(P.RectifiedFlow())
-    ours, theirs = (
+    ours, theirs = jax.jit(lambda x: [
         jd.sample(z, denoise, process, S.ddim(), grid, x=x, y=end)
         for process, end in ((straight, 0 * y), (P.RectifiedFlow(), None))
-    )
+    ])(x)  # fmt: skip
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     still = P.Residual(0.0)
-    path = jd.sample(z, lambda x, t: 0 * x + clean, still, S.ddim(), grid, x=y, y=y, save="all")
+    path = walk(still, S.ddim().plan(still, grid), y)
     expected = [y + (1 - still.coefficients(t)[1]) * (clean - y) for t in grid]
     np.testing.assert_allclose(path, expected, rtol=1e-6)
 
 
 def test_two_heads_walk_by_residual_and_noise():
-    process, y, x = P.Residual(0.8, residual_power=1.0), jnp.array([[0.5, -2.0]]), jnp.array([[0.9, -1.0]])
-    lost, noise = jnp.array([[0.2, 0.7]]), jnp.array([[-0.4, 1.1]])  # not those of x: nothing cancels
+    process, y, x = P.Residual(0.8, residual_power=1.0), np.float32([[0.5, -2.0]]), np.float32([[0.9, -1.0]])
+    lost, noise = np.float32([[0.2, 0.7]]), np.float32([[-0.4, 1.1]])  # not those of x: nothing cancels
     kinds = jd.parameterizations
     grid = np.array([0.9, 0.6])
-    for kind in (kinds.velocity(), kinds.v(), kinds.residual()):
-        net = kinds.two_heads(lambda x, t: (lost, noise), process, kind, y)
-        denoise = jd.denoiser(net, process, kind, y)
-        if kind.name == "velocity":  # the schedules are straight: the flow's step is the paper's, to the end
-            np.testing.assert_allclose(process.derivatives(1.0), (-1.0, 1.0, 0.8), rtol=1e-6)
-            true = process.perturb(y - lost, noise, 1.0, y)
-            np.testing.assert_allclose(denoise(true, 1.0), y - lost, rtol=1e-5)
-            step = jd.sample(None, denoise, process, S.euler(), grid, x=x, y=y)
-            np.testing.assert_allclose(step, x - 0.3 * lost - 0.3 * 0.8 * noise, rtol=1e-5)
-        if kind.name == "residual":
-            np.testing.assert_allclose(denoise(x, 0.9), y - lost, rtol=1e-6)
-        true = process.perturb(y - lost, noise, 0.9, y)
-        np.testing.assert_allclose(denoise(true, 0.9), y - lost, rtol=1e-4, err_msg=kind.name)
+    denoisers = {
+        kind.name: jd.denoiser(
+            kinds.two_heads(lambda x, t: (lost, noise), process, kind, y), process, kind, y
+        )
+        for kind in (kinds.velocity(), kinds.v(), kinds.residual())
+    }
+    flow, residual = denoisers["velocity"], denoisers["residual"]
+
+    @jax.jit
+    def found(x, y):
+        true, end = (process.perturb(y - lost, noise, t, y) for t in (0.9, 1.0))
+        step = jd.sample(None, flow, process, S.euler(), grid, x=x, y=y)
+        clean = {name: denoise(true, 0.9) for name, denoise in denoisers.items()}
+        return clean, flow(end, 1.0), step, residual(x, 0.9)
+
+    clean, at_end, step, other = found(x, y)
+    for name, estimate in clean.items():
+        np.testing.assert_allclose(estimate, y - lost, rtol=1e-4, err_msg=name)
+    # the schedules are straight: the flow's step is the paper's, to the end
+    np.testing.assert_allclose(process.derivatives(1.0), (-1.0, 1.0, 0.8), rtol=1e-6)
+    np.testing.assert_allclose(at_end, y - lost, rtol=1e-5)
+    np.testing.assert_allclose(step, x - 0.3 * lost - 0.3 * 0.8 * noise, rtol=1e-5)
+    np.testing.assert_allclose(other, y - lost, rtol=1e-6)
     with pytest.raises(ValueError, match="two_heads: expected velocity"):
         kinds.two_heads(lambda x, t: (x, x), process, kinds.edm(), y)
 
@@ -261,30 +283,38 @@ def test_preconditioning_between_correlated_ends(given_y):
     ours, theirs = (k.coefficients(flow, 0.3) for k in (kind, edm))
     np.testing.assert_allclose(ours[:3], theirs[:3], rtol=1e-12)
     assert ours.c_noise == 0.3 and kind.coefficients(P.BrownianBridge(), 1.0).c_noise == 1.0
-    bridge, x = P.BrownianBridge(0.7), jnp.array([[0.3, -1.0]])
+    bridge, x = P.BrownianBridge(0.7), np.float32([[0.3, -1.0]])
     denoise = jd.denoiser(lambda x, c: 0.1 * x, bridge, kind, 2 * x)
-    np.testing.assert_allclose(denoise(x, 0.0), x, rtol=1e-6)
-    assert np.isfinite(denoise(2 * x, 1.0)).all()
+    at_data, at_end = jax.jit(lambda x: (denoise(x, 0.0), denoise(2 * x, 1.0)))(x)
+    np.testing.assert_allclose(at_data, x, rtol=1e-6)
+    assert np.isfinite(at_end).all()
     with pytest.raises(ValueError, match="covariance within 0.54"):
         jd.parameterizations.bridge(0.6, 0.9, -0.6)
 
 
 def test_the_weight_of_consecutive_bridges():
-    bridge, t = P.BrownianBridge(np.sqrt(2)), jnp.array([0.5, 0.9, 0.001])
-    weight = jd.weightings.inverse_deviation()(bridge, t)
+    bridge = P.BrownianBridge(np.sqrt(2))
+    weight, c_out = jax.jit(lambda t: (
+        jd.weightings.inverse_deviation()(bridge, t),
+        jd.parameterizations.difference().coefficients(bridge, t).c_out,
+    ))(np.float32([0.5, 0.9, 0.001]))  # fmt: skip
     np.testing.assert_allclose(weight, [np.sqrt(2), 1 / np.sqrt(0.18), 5.0], rtol=1e-5)
-    c_out = jd.parameterizations.difference().coefficients(bridge, t).c_out
-    np.testing.assert_array_equal(c_out, -jnp.ones(3))  # so the weight is the output's as well
+    np.testing.assert_array_equal(c_out, -np.ones(3))  # so the weight is the output's as well
 
 
 def test_a_bridge_takes_one_exact_draw_from_its_pinned_end():
-    process, y = P.BrownianBridge(0.7), jnp.ones((3, 2))
+    process, y = P.BrownianBridge(0.7), np.ones((3, 2), np.float32)
     grid = jd.grids.uniform(process, 4)
-    noise = jax.random.normal(jax.random.key(0), (4, 3, 2))
+    noise = np.random.default_rng(0).normal(size=(4, 3, 2)).astype(np.float32)
+
+    @jax.jit
+    def walk(rows):
+        return jd.sample(noise, lambda x, t: 0.0 * x + 3.0, process, rows, x=y, y=y, save="all")
+
     for solver in (S.ddim(), S.dpmpp_multistep(3), S.unipc(3), S.euler(), S.dpm_multistep(2), S.lms(3)):
         rows = solver.plan(process, grid)
         assert rows.nfe == 4 and rows.steps == 4 and rows.noisy, solver.name
-        path = jd.sample(noise, lambda x, t: 0.0 * x + 3.0, process, solver, grid, x=y, y=y, save="all")
+        path = np.asarray(walk(rows))
         expected = 3 * 0.25 + 0.75 * y + 0.7 * np.sqrt(3 / 16) * noise[0]
         np.testing.assert_allclose(path[1], expected, rtol=1e-5, err_msg=solver.name)
         np.testing.assert_allclose(path[-1], 3.0, rtol=1e-5)

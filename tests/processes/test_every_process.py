@@ -282,7 +282,7 @@ ONE = jd.testing.gaussian(np.array([0.3, 0, -0.2, 0.1]), WIDTHS)
 
 def log_likelihoods(target, trace, probes=1, steps=100, count=64, names=EVERY):
     """`name: (estimates, exact)` for every process; y is near the data, for priors are drawn around it."""
-    x0 = np.asarray(target.sample(jax.random.key(0), count))
+    x0 = np.asarray(jax.jit(lambda key: target.sample(key, count))(jax.random.key(0)))
     y, numbers = np.full_like(x0, 0.1), np.arange(steps + 1.0, 0.0, -1.0)
 
     options = None if trace == "exact" else {"xla_backend_optimization_level": 1}  # the loop is what costs

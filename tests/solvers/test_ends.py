@@ -74,14 +74,20 @@ def test_a_point_mass_is_kept_at_its_scale(process, name):
 def test_samples_end_at_the_clean_estimate_of_their_last_point(process):
     target = testing.gaussian_mixture([[1.0, 0.0], [-1.0, 0.5]], [0.1, 0.2])
     denoise = target.denoiser(process)
-    keys = jax.random.split(jax.random.key(0), 8)
-    for name in ["heun", "ancestral", "dpmpp 3 sde"]:
-        grid = grids.karras(process, 4)
-        path = jd.sample(keys, denoise, process, SOLVERS[name], grid, shape=(2,), save="all")
-        np.testing.assert_allclose(path[-1], denoise(path[-2], grid[-2]), rtol=1e-5, atol=1e-6)
-        one = jd.sample(keys, denoise, process, SOLVERS[name], [process.t_max, 0.0], shape=(2,))
+    keys, grid = jax.random.split(jax.random.key(0), 8), grids.karras(process, 4)
+
+    @jax.jit
+    def run(keys):
         start = jax.vmap(lambda k: process.prior(jax.random.fold_in(k, 0), (2,)))(keys)
-        np.testing.assert_allclose(one, denoise(start, process.t_max), rtol=1e-5, atol=1e-6)
+        pairs = []
+        for solver in (SOLVERS[name] for name in ["heun", "ancestral", "dpmpp 3 sde"]):
+            path = jd.sample(keys, denoise, process, solver, grid, x=start, save="all")
+            one = jd.sample(keys, denoise, process, solver, [process.t_max, 0.0], shape=(2,))
+            pairs += [(path[-1], denoise(path[-2], grid[-2])), (one, denoise(start, process.t_max))]
+        return pairs
+
+    for sample, clean in run(keys):
+        np.testing.assert_allclose(sample, clean, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("process", PROCESSES[:6], ids=lambda p: type(p).__name__)

@@ -10,7 +10,8 @@ from jaxdiff import processes, solvers, testing
 
 PROCESSES = [processes.VP(), processes.SubVP(), processes.VE(), processes.RectifiedFlow(), processes.EDM()]
 NAMES = [type(p).__name__ for p in PROCESSES]
-MIXTURE = testing.gaussian_mixture([[1.0, 0.3], [-0.8, -0.5]], [[0.3, 0.1], [0.2, 0.4]], [0.7, 0.3])
+LAW = [[1.0, 0.3], [-0.8, -0.5]], [[0.3, 0.1], [0.2, 0.4]], [0.7, 0.3]
+MIXTURE = testing.gaussian_mixture(*LAW)
 
 
 def still(name="still"):
@@ -20,6 +21,20 @@ def still(name="still"):
 
 def at_noise_level(process, sigma):
     return float(process.time_of_log_snr(np.float64(-np.log(sigma))))
+
+
+def sample(keys, *settings, x=None, **options):
+    """`jd.sample` as one program."""
+    run = jax.jit(lambda keys, x: jd.sample(keys, *settings, x=x, **options))
+    return np.asarray(run(keys, x))
+
+
+def bent(x, t, xp=jnp):
+    return 0.3 * xp.tanh(x) + 0.1 * t
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
@@ -35,22 +50,21 @@ def test_langevin_variance_is_that_of_its_recurrence(process):
     for _ in range(steps):
         expected = (1 - size / v_t) ** 2 * expected + 2 * size
     keys = jax.random.split(jax.random.key(0), n)
-    x = np.sqrt(3.0) * jax.random.normal(jax.random.key(1), (n, 1))
-    found = jd.sample(keys, testing.gaussian([0.0], v).denoiser(process), process, plan, x=x)
+    x = np.float32(np.sqrt(3.0)) * normal(n, 1)
+    found = sample(keys, testing.gaussian([0.0], v).denoiser(process), process, plan, x=x)
     assert abs(np.var(found) / expected - 1) < 4 * np.sqrt(2 / n)
 
 
 @pytest.mark.parametrize("process", [
     PROCESSES[0], pytest.param(PROCESSES[3], marks=pytest.mark.slow),
 ], ids=["VP", "RectifiedFlow"])  # fmt: skip
-def test_langevin_keeps_the_marginals_of_a_mixture(process):
+def test_langevin_keeps_the_marginals_of_a_mixture(process, mixed):
     """Small steps of a size that does not look at the example keep mean, covariance and weights, and
     bring a start that is too wide back to them."""
     t, n = at_noise_level(process, 0.6), 20_000
     a, _, c = process.coefficients(t)
     plan = solvers.predictor_corrector(still(), 100, 0.2, "level").plan(process, np.array([t * 1.001, t]))
-    clean = MIXTURE.sample(jax.random.key(0), n)
-    exact = process.perturb(clean, jax.random.normal(jax.random.key(1), clean.shape), t)
+    exact = (a * mixed(*LAW, n) + c * normal(n, 2)).astype(np.float32)
     keys = jax.random.split(jax.random.key(2), n)
     walk = lambda x: jd.sample(keys, MIXTURE.denoiser(process), process, plan, x=x)  # noqa: E731
     run = jax.jit(walk, compiler_options={"xla_backend_optimization_level": 1})  # the loop is what costs
@@ -59,7 +73,7 @@ def test_langevin_keeps_the_marginals_of_a_mixture(process):
     kept = np.asarray(run(exact))
     np.testing.assert_allclose(kept.mean(0), np.mean(exact, 0), atol=(1.5 * bound * scale).max())
     np.testing.assert_allclose(np.cov(kept.T), np.cov(exact.T), atol=0.05 * scale.max() ** 2)
-    weight = np.mean(kept @ [1.0, 0.4] > 0) - np.mean(np.asarray(exact) @ [1.0, 0.4] > 0)
+    weight = np.mean(kept @ [1.0, 0.4] > 0) - np.mean(exact @ [1.0, 0.4] > 0)
     assert abs(weight) < bound
     wide = np.asarray(run(1.4 * exact))
     np.testing.assert_allclose(np.cov(wide.T), np.cov(exact.T), atol=0.08 * scale.max() ** 2)
@@ -93,10 +107,9 @@ def test_rows_count_evaluations_and_arrive_after_the_correctors():
     np.testing.assert_array_equal(plan.arrives, [0, 0, 1, 0, 0, 2, 0, 0, 3, 4])
     np.testing.assert_allclose(plan.t, np.array(grid)[[0, 1, 1, 1, 2, 2, 2, 3, 3, 3]])
     target = MIXTURE.denoiser(process)
-    keys = jax.random.split(jax.random.key(0), 4)
-    path = jd.sample(keys, target, process, plan, shape=(2,), save="all")
+    path = sample(normal(10, 4, 2, seed=1), target, process, plan, x=normal(4, 2), save="all")
     assert path.shape == (5, 4, 2)
-    np.testing.assert_allclose(path[-1], target(path[-2], grid[-2]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(path[-1], jax.jit(target)(path[-2], grid[-2]), rtol=1e-4, atol=1e-5)
 
 
 def test_alpha_is_that_of_the_table():
@@ -118,33 +131,36 @@ def test_without_correctors_it_is_the_predictor(name):
     }[name]
     process = processes.RectifiedFlow()
     grid = jd.grids.log_snr(process, 5)
-    x = jax.random.normal(jax.random.key(0), (6, 2))
-    keys = jax.random.split(jax.random.key(1), 6)
-    run = lambda solver: jd.sample(keys, MIXTURE.denoiser(process), process, solver, grid, x=x)  # noqa: E731
-    plain = run(predictor)
-    np.testing.assert_allclose(run(solvers.predictor_corrector(predictor, 0)), plain, rtol=1e-5, atol=1e-5)
-    corrected = run(solvers.predictor_corrector(predictor, 1, 1e-4))
+    of, denoise = solvers.predictor_corrector, MIXTURE.denoiser(process)
+    walks = predictor, of(predictor, 0), of(predictor, 1, 1e-4), of(predictor, 2)
+    plans = [each.plan(process, grid) for each in walks]
+
+    @jax.jit
+    def run(noise, x):
+        return [jd.sample(noise[: plan.nfe], denoise, process, plan, x=x) for plan in plans]
+
+    plain, without, corrected, twice = run(normal(30, 6, 2, seed=1), normal(6, 2))
+    np.testing.assert_allclose(without, plain, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(corrected, plain, atol=5e-3)
-    assert np.isfinite(run(solvers.predictor_corrector(predictor, 2))).all()
+    assert np.isfinite(twice).all()
 
 
 def test_levenberg_marquardt_direction_solves_its_linear_system():
     process, damping, kappa = processes.VP(), 0.7, 0.4
     grid = np.array([0.9, 0.6, 0.4])
-    x = jax.random.normal(jax.random.key(0), (3, 2))
-    denoise = MIXTURE.denoiser(process)
+    x, denoise = normal(3, 2), jax.jit(MIXTURE.denoiser(process))
     curvature = solvers.LevenbergMarquardt(damping, kappa)
-    path = jd.sample(
+    path = sample(
         None, denoise, process, solvers.predictor_corrector(solvers.ddim(), 0, curvature=curvature), grid,
         x=x, save="all",
     )  # fmt: skip
     (a0, _, c0), (a1, _, c1), (a2, _, c2) = (process.coefficients(t) for t in grid)
     np.testing.assert_allclose(
-        path[1], jd.sample(None, denoise, process, solvers.ddim(), grid[:2], x=x), rtol=1e-5, atol=1e-6
+        path[1], sample(None, denoise, process, solvers.ddim(), grid[:2], x=x), rtol=1e-5, atol=1e-6
     )
-    e0 = (np.asarray(x) - a0 * np.asarray(denoise(x, grid[0]))) / c0
+    e0 = (x - a0 * np.asarray(denoise(x, grid[0]))) / c0
     clean = np.asarray(denoise(path[1], grid[1]))
-    e1 = (np.asarray(path[1]) - a1 * clean) / c1
+    e1 = (path[1] - a1 * clean) / c1
     for i in range(3):
         m = kappa * e0[i] + (1 - kappa) * e1[i]
         direction = np.linalg.solve(damping * np.eye(2) + np.outer(m, m), e1[i])
@@ -159,12 +175,11 @@ def test_langevin_steps_sized_by_norms_along_the_turned_direction(x64):
     solver = solvers.predictor_corrector(still(), 2, snr, "norms", solvers.LevenbergMarquardt(damping, kappa))
     rng = np.random.default_rng(0)
     x, noise = rng.normal(size=(3, 2)), rng.normal(size=(3, 3, 2))
-    denoise = lambda x, t: 0.3 * jnp.tanh(x) + 0.1 * t  # noqa: E731
-    found = jd.sample(jnp.asarray(noise), denoise, process, solver, grid, x=jnp.asarray(x))
+    found = sample(noise, bent, process, solver, grid, x=x)
     for i in range(3):
-        point, before = x[i], (x[i] - denoise(x[i], 0.51)) / 0.51
+        point, before = x[i], (x[i] - bent(x[i], 0.51, np)) / 0.51
         for z in noise[1:, i]:
-            e = (point - denoise(point, 0.5)) / 0.5
+            e = (point - bent(point, 0.5, np)) / 0.5
             m = kappa * before + (1 - kappa) * e
             turned = np.linalg.solve(damping * np.eye(2) + np.outer(m, m), e)
             turned *= np.linalg.norm(e) / np.linalg.norm(turned)
@@ -189,10 +204,10 @@ def test_what_follows_starts_from_the_corrected_point(x64):
         expected, size = x, 2 * snr**2
         for t, s, row in zip(grid[:-1], grid[1:], np.flatnonzero(plan.correct), strict=True):
             expected = s / t * expected * (1 - size) + np.sqrt(2 * size) * s * noise[row]
-        out = jd.sample(jnp.asarray(noise[: plan.nfe]), zero, process, plan, x=jnp.asarray(x))
+        out = sample(noise[: plan.nfe], zero, process, plan, x=x)
         np.testing.assert_allclose(out, expected, rtol=1e-9, err_msg=predictor.name)
     curved = [
-        jd.sample(
+        sample(
             None, lambda x, t: 0 * x + jnp.array([[1.0, 0.0]]), process,
             solvers.predictor_corrector(each, 0, curvature=solvers.LevenbergMarquardt(0.1, 0.5)), grid, x=x,
         )
@@ -206,15 +221,12 @@ def test_levenberg_marquardt_turns_what_a_noisy_step_keeps_of_the_noise(x64):
     process, grid, eta = processes.VP(), np.array([0.9, 0.6, 0.4]), 0.7
     rng = np.random.default_rng(0)
     x, noise = rng.normal(size=(3, 2)), rng.normal(size=(2, 3, 2))
-    denoise = lambda x, t: 0.3 * jnp.tanh(x) + 0.1 * t  # noqa: E731
     solver = solvers.predictor_corrector(solvers.ddim(eta), 0, curvature=solvers.LevenbergMarquardt(0.1, 0.5))
-    path = np.asarray(
-        jd.sample(jnp.asarray(noise), denoise, process, solver, grid, x=jnp.asarray(x), save="all")
-    )
+    path = sample(noise, bent, process, solver, grid, x=x, save="all")
     (a, _, c), before = process.coefficients(grid), None
     std = eta * c[1:] * np.sqrt(-np.expm1(-2 * np.diff(process.log_snr(grid))))
     for k in range(2):
-        clean = np.asarray(denoise(path[k], grid[k]))
+        clean = bent(path[k], grid[k], np)
         e = (path[k] - a[k] * clean) / c[k]
         m = e if before is None else 0.5 * before + 0.5 * e
         turned = e - m * ((m * e).sum(1) / (0.1 + (m * m).sum(1)))[:, None]
@@ -228,15 +240,14 @@ def test_levenberg_marquardt_turns_what_a_noisy_step_keeps_of_the_noise(x64):
 def test_levenberg_marquardt_turns_every_slope_of_a_step(x64):
     """Heun on EDM, two steps of two evaluations: the step goes on from its turned start."""
     process, grid = processes.EDM(), np.array([3.0, 1.4, 0.6])
-    denoise = lambda x, t: 0.3 * jnp.tanh(x) + 0.1 * t  # noqa: E731
     solver = solvers.predictor_corrector(solvers.heun(), 0, curvature=solvers.LevenbergMarquardt(0.1, 0.5))
     x = np.random.default_rng(0).normal(size=(3, 2))
-    found = jd.sample(None, denoise, process, solver, grid, x=jnp.asarray(x))
+    found = sample(None, bent, process, solver, grid, x=x)
     before = None
 
     def turned(x, t):
         nonlocal before
-        clean = np.asarray(denoise(x, t))
+        clean = bent(x, t, np)
         e = (x - clean) / t
         m = e if before is None else 0.5 * before + 0.5 * e
         before, d = e, e - m * ((m * e).sum(1) / (0.1 + (m * m).sum(1)))[:, None]
@@ -250,15 +261,20 @@ def test_levenberg_marquardt_turns_every_slope_of_a_step(x64):
     np.testing.assert_allclose(found, x, rtol=1e-9)
 
 
+@jax.jit
+def of_plan(noise, plan):
+    process = processes.SubVP()
+    return jd.sample(noise, MIXTURE.denoiser(process), process, plan, x=normal(4, 2))
+
+
 @pytest.mark.parametrize("curvature", [(1.0, 0.0, 0.0), (1e9, 0.5, 0.0), (0.1, 0.5, 1.0)])
 def test_levenberg_marquardt_limits_are_plain(curvature):
     process = processes.SubVP()
     grid = jd.grids.log_snr(process, 5)
-    keys = jax.random.split(jax.random.key(0), 4)
 
     def run(curvature):
         solver = solvers.predictor_corrector(solvers.ddim(), 1, sizes="level", curvature=curvature)
-        return jd.sample(keys, MIXTURE.denoiser(process), process, solver, grid, shape=(2,))
+        return np.asarray(of_plan(normal(9, 4, 2, seed=1), solver.plan(process, grid)))
 
     np.testing.assert_allclose(run(solvers.LevenbergMarquardt(*curvature)), run(None), atol=2e-4)
     turned = run(solvers.LevenbergMarquardt(0.1, 0.5))

@@ -46,8 +46,9 @@ def test_one_step_of_the_chain_has_the_moments_of_its_rule():
     process, times, size, v, n = processes.VP(), np.array([0.5, 0.3]), 0.2, 0.4, 40_000
     chain = solvers.langevin_gibbs(times, lambda x: jnp.log(jnp.array([[0.3, 0.7]])) + 0 * x, 1, size)
     denoise = testing.gaussian([0.0], v).denoiser(process)
-    start = {"x": jnp.full((n, 1), 3.0), "t": jnp.full(n, 0.5)}
-    point = jd.sample(jax.random.split(jax.random.key(0), n), denoise, process, chain, x=start)
+    start = {"x": np.full((n, 1), 3.0, np.float32), "t": np.full(n, 0.5, np.float32)}
+    run = jax.jit(lambda keys, x: jd.sample(keys, denoise, process, chain, x=x))
+    point = jax.tree.map(np.asarray, run(jax.random.split(jax.random.key(0), n), start))
     a, _, c = process.coefficients(0.5)
     spread = 2 * size * c**2
     mean = 3 * (1 - size * c**2 / (a**2 * v + c**2))

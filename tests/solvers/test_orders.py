@@ -9,11 +9,12 @@ from jaxdiff import processes, solvers, testing
 
 STEPS = (48, 96, 192, 384)
 PROCESSES = [processes.VP(), processes.EDM(), processes.RectifiedFlow()]
-TARGET = testing.gaussian_mixture(
+LAW = (
     [[1.5, 0.0], [-0.8, 1.2], [-0.6, -1.3]],
     [[[0.20, 0.05], [0.05, 0.15]], [[0.15, 0.0], [0.0, 0.30]], [[0.25, -0.1], [-0.1, 0.20]]],
     [0.4, 0.35, 0.25],
 )
+TARGET = testing.gaussian_mixture(*LAW)
 ONE_EVALUATION = {
     "euler": (solvers.euler(), 1),
     "ddim": (solvers.ddim(), 1),
@@ -45,24 +46,25 @@ def log_snr_grid(process, steps):
 
 
 @pytest.fixture(params=PROCESSES, ids=lambda p: type(p).__name__)
-def problem(request):
+def problem(request, mixed):
     """A process, starts on its marginal, and where the exact flow takes them."""
     process = request.param
     start, end = log_snr_grid(process, 1)
     with jax.enable_x64(True):
-        clean = TARGET.sample(jax.random.key(0), 32)
-        x = process.perturb(clean, jax.random.normal(jax.random.key(1), clean.shape), start)
+        a, _, c = process.coefficients(start)
+        x = a * mixed(*LAW, 32) + c * np.random.default_rng(1).normal(size=(32, 2))
         yield process, x, testing.flow_map(TARGET, process, x, start, end)
 
 
-def test_methods_of_one_evaluation_a_step_reach_their_order(problem):
+def test_methods_of_one_evaluation_a_step_reach_their_order(problem, longer):
     process, x, exact = problem
     denoise = TARGET.denoiser(process)
     run = jax.jit(jax.vmap(lambda plan: jd.sample(None, denoise, process, plan, x=x)))
 
     def plans(n):
         grid = log_snr_grid(process, n)
-        return solvers.stack([each.plan(process, grid) for each, _ in ONE_EVALUATION.values()])
+        found = [each.plan(process, grid) for each, _ in ONE_EVALUATION.values()]
+        return solvers.stack([longer(plan, STEPS[-1]) for plan in found])
 
     answers = {n: np.asarray(run(plans(n))) for n in STEPS}
     for i, (name, (_, order)) in enumerate(ONE_EVALUATION.items()):
@@ -71,13 +73,14 @@ def test_methods_of_one_evaluation_a_step_reach_their_order(problem):
 
 
 @pytest.mark.slow
-def test_methods_of_two_evaluations_reach_second_order(problem):
+def test_methods_of_two_evaluations_reach_second_order(problem, longer):
     process, x, exact = problem
     denoise = TARGET.denoiser(process)
     run = jax.jit(jax.vmap(lambda plan: jd.sample(None, denoise, process, plan, x=x)))
 
     def plans(n):
-        return solvers.stack([each.plan(process, log_snr_grid(process, n)) for each in TWO_EVALUATIONS])
+        found = [each.plan(process, log_snr_grid(process, n)) for each in TWO_EVALUATIONS]
+        return solvers.stack([longer(plan, 2 * STEPS[-1]) for plan in found])
 
     answers = {n: np.asarray(run(plans(n))) for n in STEPS}
     for i, each in enumerate(TWO_EVALUATIONS):

@@ -12,8 +12,8 @@ import jaxdiff as jd
 S = jd.solvers
 
 
-# Tables with a step of their own, for grids above exact data, or for interpolants.
-NOT_OF_THIS_KIND = {"bdia", "edict", "interpolant_sde", "reversible_heun", "splitting", "unified"}
+# Tables with a step of their own, for grids above exact data, or for interpolants; what loads diffrax.
+NOT_OF_THIS_KIND = {"adaptive", "bdia", "edict", "interpolant_sde", "reversible_heun", "splitting", "unified"}
 
 
 def defaults():
@@ -74,15 +74,14 @@ TIED_TO_TIME = CURVED_TIME | {"deis", "deis 4", "pndm", "pndm 2", "ancestral lar
 
 
 @st.composite
-def grids(draw, most=8, to_data=None):
+def grids(draw, to_data, most=8):
     """`process -> grid`: any relative gaps, denser anywhere, from t_max, to exact data or to above it."""
     gaps = draw(st.lists(st.floats(0.02, 1.0), min_size=1, max_size=most))
     bend = draw(st.sampled_from([1.0, 2.0, 5.0]))
-    stop = draw(st.booleans()) if to_data is None else to_data
     u = 1 - np.append(0.0, np.cumsum(gaps)) / sum(gaps)
 
     def of(process):
-        last = 0.0 if stop else 0.01 * process.t_max
+        last = 0.0 if to_data else 0.01 * process.t_max
         t = last + (process.t_max - last) * np.clip(u, 0, 1) ** bend
         t[0], t[-1] = process.t_max, last
         return t
@@ -90,7 +89,21 @@ def grids(draw, most=8, to_data=None):
     return of
 
 
-few = settings(max_examples=5, deadline=None, derandomize=True)
+def examples(strategy, count):
+    """Always the same: drawing them for each test would cost more than what it does with them."""
+    found = []
+
+    @settings(max_examples=count, deadline=None, derandomize=True, database=None)
+    @given(strategy)
+    def keep(value):
+        found.append(value)
+
+    keep()
+    return found
+
+
+GRIDS = examples(grids(to_data=True), 3) + examples(grids(to_data=False), 3)
+GAPS = examples(st.lists(st.floats(0.05, 1.0), min_size=1, max_size=8), 5)
 
 
 def carried(rows, a, c, walk):
@@ -107,10 +120,8 @@ def test_numbers_are_finite_end_at_the_clean_estimate_and_follow_one_clean_sampl
     process, exact = PROCESSES[where], name not in OTHER_NOISE | CURVED_LOG_SNR
     exact &= name not in CURVED_TIME or where in STRAIGHT
 
-    @few
-    @given(grid=grids())
-    def check(grid):
-        grid = grid(process)
+    for make in GRIDS:
+        grid = make(process)
         rows = SOLVERS[name].plan(process, grid)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(rows))
         assert sorted(set(rows.arrives) - {0}) == list(range(1, len(grid)))
@@ -126,8 +137,6 @@ def test_numbers_are_finite_end_at_the_clean_estimate_and_follow_one_clean_sampl
             np.testing.assert_allclose(out[0], a_t, atol=scale)
             spread = np.linalg.norm(out[1:]) if rows.noisy else out[1]
             np.testing.assert_allclose(spread, c_t, atol=scale)
-
-    check()
 
 
 def estimate(process):
@@ -145,9 +154,7 @@ def estimate(process):
 def test_samples_are_the_same_for_every_process(name, walk):
     """VP = EDM = rectified flow, once time and scale are mapped: also with noise, and for every rule."""
 
-    @few
-    @given(gaps=st.lists(st.floats(0.05, 1.0), min_size=1, max_size=8))
-    def check(gaps):
+    for gaps in GAPS:
         log_snr = -3.0 + 6.0 * np.append(0.0, np.cumsum(gaps)) / sum(gaps)
         rng = np.random.default_rng(len(gaps))
         x, noise, found = rng.normal(size=5), rng.normal(size=(64, 5)), []
@@ -159,8 +166,6 @@ def test_samples_are_the_same_for_every_process(name, walk):
             found.append(walk(rows, 10 * a_s * x, noise, estimate(process)) / a_t)
         np.testing.assert_allclose(found[1], found[0], rtol=1e-7, atol=1e-9)
         np.testing.assert_allclose(found[2], found[0], rtol=1e-7, atol=1e-9)
-
-    check()
 
 
 LEARNED = [(name, "Trigonometric") for name in SOLVERS if name not in ("pndm", "pndm 2")]

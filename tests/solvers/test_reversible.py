@@ -42,9 +42,9 @@ def test_second_order_and_undone_to_rounding(x64, coordinate):
 
 def test_formulas_by_hand(x64):
     process = processes.RectifiedFlow()
-    grid, denoise = np.array([0.8, 0.5, 0.3, 0.1]), lambda x, t: 0.6 * jnp.tanh(x) + 0.1 * t
-    f = lambda x, t: (x - denoise(x, t)) / t  # noqa: E731  dx / dt of rectified flow
-    x = jnp.array([[0.4, -1.3]])
+    grid, denoise = np.array([0.8, 0.5, 0.3, 0.1]), lambda x, t, xp=jnp: 0.6 * xp.tanh(x) + 0.1 * t
+    f = lambda x, t: (x - denoise(x, t, np)) / t  # noqa: E731  dx / dt of rectified flow
+    x = np.array([[0.4, -1.3]])
     z = zhat = x
     for t, s in zip(grid[:-1], grid[1:], strict=True):
         ahead = 2 * z - zhat + (s - t) * f(zhat, t)
@@ -53,21 +53,24 @@ def test_formulas_by_hand(x64):
     assert rows.nfe == 4 and rows.steps == 3
     np.testing.assert_allclose(jd.sample(None, denoise, process, rows, x=x), z, rtol=1e-12)
     to_data = jd.sample(None, denoise, process, solvers.reversible_heun("time"), np.append(grid, 0.0), x=x)
-    np.testing.assert_allclose(to_data, denoise(z, 0.1), rtol=1e-12)
+    np.testing.assert_allclose(to_data, denoise(z, 0.1, np), rtol=1e-12)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
-def test_ends_are_finite_and_lead_to_the_estimate(process):
-    keys = jax.random.split(jax.random.key(0), 4)
-    walk = jax.jit(lambda rows: jd.sample(
-        keys, TARGET.denoiser(process), process, rows, shape=(2,), save="all"))  # fmt: skip
+def test_ends_are_finite_and_lead_to_the_estimate(process, longer):
+    denoise = TARGET.denoiser(process)
+    x = process.coefficients(process.t_max)[2] * np.random.default_rng(0).normal(size=(4, 2))
+    x = x.astype(np.float32)
+    walk = jax.jit(lambda rows: jd.sample(None, denoise, process, rows, x=x, save="all"))
     for coordinate in ("log_snr", "sigma", "time"):
         for steps in (1, 2, 5):
-            path = walk(solvers.reversible_heun(coordinate).plan(process, jd.grids.log_snr(process, steps)))
-            assert np.isfinite(path).all() and path.shape == (steps + 1, 4, 2)
-    fine = jd.grids.log_snr(process, 1000)
-    run = lambda solver: jd.sample(keys, TARGET.denoiser(process), process, solver, fine, shape=(2,))  # noqa: E731
-    np.testing.assert_allclose(run(solvers.reversible_heun()), run(solvers.dpmpp_multistep(3)), atol=3e-3)
+            rows = solvers.reversible_heun(coordinate).plan(process, jd.grids.log_snr(process, steps))
+            assert rows.steps == steps and rows.nfe <= 6
+            path = walk(longer(rows, 6))
+            assert np.isfinite(path).all() and path.shape == (7, 4, 2)
+    both, fine = (solvers.reversible_heun(), solvers.dpmpp_multistep(3)), jd.grids.log_snr(process, 1000)
+    run = jax.jit(lambda: [jd.sample(None, denoise, process, each, fine, x=x) for each in both])
+    np.testing.assert_allclose(*run(), atol=3e-3)
 
 
 def test_what_cannot_be_undone_is_refused():

@@ -7,11 +7,17 @@ import jaxdiff as jd
 
 S, VP = jd.solvers, jd.processes.VP()
 GRID = jd.grids.uniform(VP, 6)
-KEYS = jax.random.split(jax.random.key(0), 5)
+RNG = np.random.default_rng(0)
+X, NOISE = (RNG.normal(size=shape).astype(np.float32) for shape in ((5, 2), (12, 5, 2)))
 
 
 def denoise(x, t):
     return 0.6 * jnp.tanh(x) + 0.1 * t
+
+
+@jax.jit
+def run(rows):
+    return jd.sample(NOISE[: rows.nfe], denoise, VP, rows, x=X)
 
 
 def by_hand(rows, x, noise):
@@ -37,10 +43,9 @@ def test_the_executor_is_its_definition(x64):
         next_x[:, -1] *= noisy
         rows = plan.replace(next=next_x, base=base, keep=keep, based=based, plain=plain, noisy=noisy)
         x, noise = rng.normal(size=(5, 2)), rng.normal(size=(6, 5, 2))
-        out = jd.sample(jnp.asarray(noise), denoise, VP, rows, x=jnp.asarray(x))
+        out = jd.sample(noise, denoise, VP, rows, x=x)
         if not based:  # an unused base point may hold anything
             rows = rows.replace(next=next_x * (np.arange(6) != 1))
-            out = jd.sample(jnp.asarray(noise), denoise, VP, rows, x=jnp.asarray(x))
         np.testing.assert_allclose(out, by_hand(rows, x, noise), rtol=1e-9)
 
 
@@ -52,10 +57,12 @@ def test_rows_are_an_argument_that_does_not_recompile():
         traces.append(rows)
         return jd.sample(keys, denoise, VP, rows, shape=(2,))
 
+    keys = jax.random.split(jax.random.key(0), 5)
+
     s = jd.solvers
     plans = [s.dpmpp_multistep(2).plan(VP, GRID), s.dpmpp_multistep(2, rule="lagrange").plan(VP, GRID)]
     plans.append(s.dpmpp_multistep(2).plan(VP, jd.grids.log_snr(VP, 6)))
-    outs = [run(KEYS, plan) for plan in plans]
+    outs = [run(keys, plan) for plan in plans]
     assert len(traces) == 1
     assert not np.allclose(outs[0], outs[1]) and not np.allclose(outs[0], outs[2])
 
@@ -64,9 +71,9 @@ def test_stacked_plans_compare_solvers_in_one_program():
     s = jd.solvers
     solvers = [s.ddim(), s.dpmpp_multistep(2), s.dpmpp_multistep(3), s.euler(), s.ancestral()]
     stacked = s.stack([solver.plan(VP, GRID) for solver in solvers])
-    together = jax.vmap(lambda rows: jd.sample(KEYS, denoise, VP, rows, shape=(2,)))(stacked)
+    together = np.asarray(jax.jit(jax.vmap(run))(stacked))
     for solver, out in zip(solvers, together, strict=True):
-        alone = jd.sample(KEYS, denoise, VP, solver, GRID, shape=(2,))
+        alone = run(solver.plan(VP, GRID))
         np.testing.assert_allclose(out, alone, rtol=2e-5, atol=2e-6)
     with pytest.raises(ValueError, match="equal"):
         s.stack([s.ddim().plan(VP, GRID), s.heun().plan(VP, GRID)])
@@ -97,20 +104,18 @@ def test_plans_are_float64_inside_jit_and_traced_when_the_process_is():
     np.testing.assert_array_equal(seen[0].next, solver.plan(VP, GRID).next)
     for make in (jd.solvers.ddim, jd.solvers.heun, jd.solvers.euler_maruyama, jd.solvers.euler):
         solver = make()
-        traced = jax.jit(lambda p, s=solver: jd.sample(KEYS, denoise, p, s, GRID, shape=(2,)))(VP)
-        np.testing.assert_allclose(
-            traced, jd.sample(KEYS, denoise, VP, solver, GRID, shape=(2,)), rtol=1e-3, atol=1e-4
-        )
+        walk = lambda p, s=solver: jd.sample(NOISE[: s.plan(p, GRID).nfe], denoise, p, s, GRID, x=X)  # noqa: E731
+        np.testing.assert_allclose(jax.jit(walk)(VP), run(solver.plan(VP, GRID)), rtol=1e-3, atol=1e-4)
 
 
 def test_numbers_of_a_solver_are_leaves():
     def mean(eta):
-        return jnp.mean(jd.sample(KEYS, denoise, VP, jd.solvers.ddim(eta), GRID, shape=(2,)) ** 2)
+        return jnp.mean(jd.sample(NOISE[:6], denoise, VP, jd.solvers.ddim(eta), GRID, x=X) ** 2)
 
-    etas = jnp.array([0.0, 0.5, 1.0])
-    swept = jax.vmap(mean)(etas)
-    np.testing.assert_allclose(swept, [mean(float(e)) for e in etas], rtol=1e-4)
-    assert jnp.isfinite(jax.grad(mean)(0.5))
+    etas = [0.0, 0.5, 1.0]
+    swept = jax.jit(jax.vmap(mean))(np.float32(etas))
+    np.testing.assert_allclose(swept, jax.jit(lambda: [mean(eta) for eta in etas])(), rtol=1e-4)
+    assert np.isfinite(jax.jit(jax.grad(mean))(0.5))
 
 
 def test_wrong_settings():
@@ -123,7 +128,7 @@ def test_wrong_settings():
     with pytest.raises(ValueError, match="tau"):
         jd.solvers.euler_maruyama(tau=-1)
     with pytest.raises(ValueError, match="expected a grid"):
-        jd.sample(KEYS, denoise, VP, jd.solvers.ddim(), shape=(2,))
+        jd.sample(None, denoise, VP, jd.solvers.ddim(), x=X)
 
 
 @pytest.mark.parametrize("coordinate", ["sigma", "log_snr"])

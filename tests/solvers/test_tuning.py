@@ -20,7 +20,7 @@ OTHER = jd.testing.gaussian_mixture(
     np.array([[0.3, -0.8], [-0.5, 0.9], [1.2, 0.4]]), np.array([0.1, 0.01, 0.04]), np.array([0.2, 0.5, 0.3])
 )
 BOTH = [target.denoiser(VP) for target in (TARGET, OTHER)]
-STARTS = jax.random.normal(jax.random.key(9), (512, 2))
+STARTS = np.random.default_rng(9).normal(size=(512, 2)).astype(np.float32)
 
 
 def told(x, t, label):

@@ -8,7 +8,8 @@ import pytest
 import jaxdiff as jd
 from jaxdiff import processes, solvers, testing
 
-TARGET = testing.gaussian_mixture([[1.0, 0.3], [-0.8, -0.5]], [[0.3, 0.1], [0.2, 0.4]], [0.7, 0.3])
+LAW = [[1.0, 0.3], [-0.8, -0.5]], [[0.3, 0.1], [0.2, 0.4]], [0.7, 0.3]
+TARGET = testing.gaussian_mixture(*LAW)
 PROCESSES = [processes.VP(), processes.EDM(), processes.RectifiedFlow()]
 NAMES = [type(p).__name__ for p in PROCESSES]
 SAME = [
@@ -68,21 +69,15 @@ def test_wild_mixtures_keep_third_order(x64):
         assert found.slope > 2.7, (process, found)
 
 
-def test_differences_are_another_rule_of_order_two(x64):
+def test_differences_are_another_rule_of_order_two(x64, longer, mixed):
     """`g[0..2] u^2` in the place of `g[0..2] u (u - u_1)` differs at second order."""
-    process = processes.VP()
+    process, solver = processes.VP(), solvers.unified(3, rules="differences", correctors=False)
     start, end = between(process, 1)
-    clean = TARGET.sample(jax.random.key(0), 16)
-    x = process.perturb(clean, jax.random.normal(jax.random.key(1), clean.shape), start)
+    a, _, c = process.coefficients(start)
+    x = a * mixed(*LAW, 16) + c * np.random.default_rng(1).normal(size=(16, 2))
+    run = jax.jit(lambda rows: jd.sample(None, TARGET.denoiser(process), process, rows, x=x))
     found = testing.measure_order(
-        lambda n: jd.sample(
-            None,
-            TARGET.denoiser(process),
-            process,
-            solvers.unified(3, rules="differences", correctors=False),
-            between(process, n),
-            x=x,
-        ),
+        lambda n: run(longer(solver.plan(process, between(process, n)), 192)),
         testing.flow_map(TARGET, process, x, start, end),
         (48, 96, 192),
     )
@@ -127,10 +122,11 @@ def test_a_plan_over_a_traced_grid_is_the_plan():
 def test_it_is_a_predictor_like_any_other():
     """Wrappers walk the plan by its own step."""
     process, grid = processes.VP(), jd.grids.log_snr(processes.VP(), 5)
-    x = jax.random.normal(jax.random.key(0), (3, 2))
+    x = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
     solver = solvers.unified(3, ("noise", "data", "noise", "noise", "data"))
-    run = lambda s: jd.sample(None, TARGET.denoiser(process), process, s, grid, x=x)  # noqa: E731
-    np.testing.assert_allclose(run(solvers.predictor_corrector(solver, 0)), run(solver), rtol=1e-5)
+    both = solver, solvers.predictor_corrector(solver, 0)
+    run = jax.jit(lambda: [jd.sample(None, TARGET.denoiser(process), process, s, grid, x=x) for s in both])
+    np.testing.assert_allclose(*run(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def test_fitted_error_is_that_of_the_score_s_second_moment(process):
     """`(c / a)^2 (1 - c^2 Gamma)`, Gamma = E|score|^2 / d; on Gaussian data both are known."""
     mean, covariance = np.array([0.5, -1.0]), np.array([[0.5, 0.3], [0.3, 0.4]])
     target = jd.testing.gaussian(mean, covariance)
-    x0 = target.sample(jax.random.key(0), 20_000)
+    x0 = np.random.default_rng(0).multivariate_normal(mean, covariance, 20_000).astype(np.float32)
     times = process.time_of_log_snr(np.array([2.0, -1.0, 0.5]))
     stat = S.fit_estimate_error(jax.random.key(1), target.denoiser(process), process, x0, [*times, 0.0])
     np.testing.assert_allclose(stat.t, np.sort(times))

@@ -2,15 +2,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import jaxdiff as jd
 from jaxdiff.core import fold_in
 from jaxdiff.training import denoising_objective
 
 PROCESS, VELOCITY = jd.processes.RectifiedFlow(), jd.parameterizations.velocity()
-BATCH = {"x": jnp.arange(12.0).reshape(6, 2), "label": jnp.arange(6)}
-KEYS = fold_in(jax.random.key(0), jnp.arange(6))
-STRATA = (jnp.arange(6), 6)
+BATCH = {"x": np.arange(12, dtype=np.float32).reshape(6, 2), "label": np.arange(6, dtype=np.int32)}
+KEYS = fold_in(jax.random.key(0), np.arange(6))
+STRATA = (np.arange(6, dtype=np.int32), 6)
 
 
 class Spy:
@@ -38,25 +39,32 @@ def test_it_is_the_denoising_loss_of_the_network():
 
 
 def test_an_example_has_the_same_loss_and_dropout_key_in_any_part_of_the_batch():
-    whole, seen = call(label_drop=0.5, null_label=9)
-    part = {name: a[2:5] for name, a in BATCH.items()}
-    cut, cut_seen = call(part, KEYS[2:5], (jnp.arange(2, 5), 6), label_drop=0.5, null_label=9)
-    np.testing.assert_allclose(cut, whole[2:5], rtol=1e-6)
-    np.testing.assert_array_equal(
-        jax.random.key_data(cut_seen["keys"]), jax.random.key_data(seen["keys"][2:5])
-    )
-    np.testing.assert_array_equal(
-        cut_seen["condition"]["label"], seen["condition"]["label"][2:5]
-    )
+    @jax.jit
+    def both(keys, again):
+        def seen_by(*arguments):
+            losses, seen = call(*arguments, label_drop=0.5, null_label=9)
+            return losses, jax.random.key_data(seen["keys"]), seen["condition"]["label"]
+
+        part = {name: a[2:5] for name, a in BATCH.items()}
+        return seen_by(BATCH, keys), seen_by(part, again[2:5], (np.arange(2, 5), 6))
+
+    whole, cut = both(KEYS, jax.random.clone(KEYS))
+    np.testing.assert_allclose(cut[0], whole[0][2:5], rtol=1e-6)
+    for one, other in zip(cut[1:], whole[1:], strict=True):
+        np.testing.assert_array_equal(one, other[2:5])
 
 
 def test_labels_are_dropped_at_the_given_rate():
-    batch = {"x": jnp.zeros((2000, 2)), "label": jnp.full(2000, 3)}
-    keys = fold_in(jax.random.key(1), jnp.arange(2000))
-    _, seen = call(batch, keys, (jnp.arange(2000), 2000), label_drop=0.25, null_label=9)
-    label = seen["condition"]["label"]
+    batch = {"x": np.zeros((2000, 2), np.float32), "label": np.full(2000, 3, np.int32)}
+
+    @jax.jit
+    def label(key):
+        keys, strata = fold_in(key, np.arange(2000)), (np.arange(2000), 2000)
+        return call(batch, keys, strata, label_drop=0.25, null_label=9)[1]["condition"]["label"]
+
+    label = np.asarray(label(jax.random.key(1)))
     assert set(np.unique(label)) == {3, 9}
-    assert abs(float(jnp.mean(label == 9)) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 2000)
+    assert abs(np.mean(label == 9) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 2000)
     assert set(np.unique(call(label_drop=1.0, null_label=9)[1]["condition"]["label"])) == {9}
 
 
@@ -89,26 +97,24 @@ def test_augmentation_spares_examples_of_little_noise_and_the_times_keep_their_l
 
     process = jd.processes.EDM(t_min=0.01, t_max=30.0)
     parameterization, drawn = jd.parameterizations.edm(), jd.times.log_normal(mean=-1.0, std=1.0)
-    batch, keys = {"x": jnp.ones((64, 2))}, fold_in(jax.random.key(2), jnp.arange(64))
-    strata = (jnp.arange(64), 64)
+    options = {"times": drawn, "augment": double, "augment_above": 0.3, "augment_until": 6}
 
-    def seen_by(times, **options):
-        spy = Spy()
-        loss = denoising_objective(
-            spy, process, parameterization, times=times, augment=double, augment_above=0.3, **options
-        )
-        loss({}, batch, keys, strata, 5)
-        return spy.seen
+    @jax.jit
+    def seen_at(step):
+        spy, index = Spy(), np.arange(64)
+        loss = denoising_objective(spy, process, parameterization, **options)
+        loss({}, {"x": jnp.ones((64, 2))}, fold_in(jax.random.key(2), index), (index, 64), step)
+        return {name: spy.seen[name] for name in ("x", "c_noise", "condition")}
 
-    seen = seen_by(drawn, augment_until=6)
-    sigma = np.exp(4 * np.asarray(seen["c_noise"]))
+    seen = jax.device_get(seen_at(5))
+    sigma = np.exp(4 * seen["c_noise"])
     # stratified: just that share of the examples, up to the one whose stratum the level cuts
-    share = jax.scipy.stats.norm.cdf((np.log(0.3) + 1.0) / 1.0)
+    share = scipy.stats.norm.cdf((np.log(0.3) + 1.0) / 1.0)
     assert abs(np.sum(sigma < 0.3) - 64 * share) <= 1
     np.testing.assert_array_equal(seen["condition"]["vector"][:, 0], sigma > 0.3)
-    assert not np.any(seen_by(drawn, augment_until=5)["condition"]["vector"])
+    assert not np.any(seen_at(6)["condition"]["vector"])
     # the images too: the input times sqrt(sigma^2 + sigma_data^2) has the image as its mean
-    mean = np.mean(np.asarray(seen["x"]) * np.sqrt(sigma**2 + 0.25)[:, None], axis=1)
+    mean = np.mean(seen["x"] * np.sqrt(sigma**2 + 0.25)[:, None], axis=1)
     little, middle = sigma < 0.2, (sigma > 0.3) & (sigma < 0.5)
     assert abs(mean[little].mean() - 1) < 0.15 and abs(mean[middle].mean() - 2) < 0.35
 
@@ -145,15 +151,21 @@ def test_noise_levels_sort_the_examples_by_the_times_of_the_loss(options):
 
     seen, size = [], 64
     loss = denoising_objective(Tells(), PROCESS, VELOCITY, **options)
-    keys, strata = jax.random.split(jax.random.key(0), size), (jnp.arange(size), size)
-    loss({}, {"x": jnp.zeros((size, 2))}, keys, strata, 0)
     levels = loss.noise_levels
-    t = levels.times(keys, strata)
-    np.testing.assert_array_equal(VELOCITY.coefficients(PROCESS, t).c_noise, seen[0])
-    cuts = PROCESS.t_min + (PROCESS.t_max - PROCESS.t_min) * jnp.arange(7, 0, -1) / 8
+    cuts = PROCESS.t_min + (PROCESS.t_max - PROCESS.t_min) * np.arange(7, 0, -1) / 8
     np.testing.assert_allclose(levels.edges[1:-1], PROCESS.log_snr(cuts), atol=1e-5)
     assert levels.edges.shape == (9,) and np.all(np.diff(levels.edges) > 0)
-    sums, counts = levels.sums(t, keys, strata)
+
+    @jax.jit
+    def all_of(key):
+        keys, strata = jax.random.split(key, size), (np.arange(size), size)
+        loss({}, {"x": jnp.zeros((size, 2))}, keys, strata, 0)
+        t = levels.times(keys, strata)
+        told = VELOCITY.coefficients(PROCESS, t).c_noise
+        return t, told, seen[0], levels.sums(t, keys, strata)
+
+    t, told, heard, (sums, counts) = all_of(jax.random.key(0))
+    np.testing.assert_array_equal(told, heard)
     np.testing.assert_array_equal(counts, 8)  # equal shares: the times are stratified and uniform
     order = np.sort(np.asarray(t))[::-1].reshape(8, 8)  # the least log-SNR first
     np.testing.assert_allclose(sums, order.sum(1), rtol=1e-5)

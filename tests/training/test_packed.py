@@ -18,7 +18,8 @@ PARAMS = {
 DATA = {"x": RNG.standard_normal((24, 3)).astype(np.float32)}
 # clipped at first and not later, so that both of its branches are seen; decayed; averages of two kinds
 OPTIMIZER, AVERAGES = adamw(0.05, nesterov=True, weight_decay=0.1, clip=2.0), (2.0, "power:0.1")
-KEY = np.array([0, 3], np.uint32)
+ITEMS, KEY = np.arange(24, dtype=np.int32).reshape(2, 12), np.array([0, 3], np.uint32)
+DISPATCHES = 9
 
 
 def loss(params, batch, keys, strata, step):
@@ -29,6 +30,21 @@ def loss(params, batch, keys, strata, step):
 
 def state_of(params=PARAMS):
     return jax.device_get(init_state(params, OPTIMIZER, AVERAGES))
+
+
+def dispatch_of(**options):
+    update = make_update(loss, OPTIMIZER, AVERAGES, **options)
+    return make_dispatch(update, lambda resident, item: {"x": resident["x"][item]})
+
+
+@pytest.fixture(scope="module")
+def of_arrays():
+    """The last state, and the metrics of each dispatch, where nothing is packed."""
+    step, state, metrics = jax.jit(dispatch_of()), state_of(), []
+    for _ in range(DISPATCHES):
+        state, seen = step(state, DATA, ITEMS, KEY)
+        metrics.append(jax.device_get(seen))
+    return jax.device_get(state), metrics
 
 
 def test_a_packed_state_comes_back_as_it_was():
@@ -66,21 +82,18 @@ def test_a_state_that_is_cut_over_devices_stays_as_it_is():
 @pytest.mark.parametrize(
     "mode, devices, nonfinite", [("jit", 1, "skip"), ("jit", 4, "stop"), ("pmap", 4, "stop")]
 )
-def test_updates_of_packed_states_are_those_of_arrays(mode, devices, nonfinite):
-    update = make_update(loss, OPTIMIZER, AVERAGES, nonfinite=nonfinite)
-    dispatch = make_dispatch(update, lambda resident, item: {"x": resident["x"][item]})
-    items, state, norms = np.arange(24, dtype=np.int32).reshape(3, 8), state_of(), []
+def test_updates_of_packed_states_are_those_of_arrays(of_arrays, mode, devices, nonfinite):
+    (state, all_metrics), norms = of_arrays, []
     layout = packed(parallel(mode, jax.devices()[:devices]), PARAMS)
-    step = layout.compile(dispatch, state)
-    small, resident, key = layout.place(state), layout.replicate(DATA), layout.replicate(KEY)
+    step = layout.compile(dispatch_of(nonfinite=nonfinite), state_of())
+    small, resident, key = layout.place(state_of()), layout.replicate(DATA), layout.replicate(KEY)
     assert len(jax.tree.leaves(small)) == 7
-    for _ in range(6):
-        state, wanted = jax.jit(dispatch)(state, DATA, items, KEY)
-        small, metrics = step(small, resident, layout.shard(items), key)
+    for wanted in all_metrics:
+        small, metrics = step(small, resident, layout.shard(ITEMS), key)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), layout.fetch(metrics), wanted)
         norms.extend(wanted["grad_norm"])
     assert min(norms) < 2 < max(norms)
-    got, state = layout.fetch(small), jax.device_get(state)
+    got = layout.fetch(small)
     assert jax.tree.structure(got) == jax.tree.structure(state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, state)
 
