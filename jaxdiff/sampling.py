@@ -173,13 +173,21 @@ def _check_endpoint(y, shapes):
 
 
 class Draw(NamedTuple):
-    """The randomness of one row: `draw()` is noise in the structure of `x`, `draw.keys` `(batch,)` keys."""
+    """The randomness of one row: `draw()` is noise in the structure of `x`, `draw.keys` `(batch,)` keys.
+
+    `draw.of(keys)` is noise of the process by any `(batch,)` keys, `draw.more(number)` by those of this row.
+    """
 
     make: Callable
     keys: object = None
+    of: Callable | None = None
 
     def __call__(self):
         return self.make()
+
+    def more(self, number):
+        """One of any number of further draws of a row."""
+        return self.of(fold_in(self.keys, number))
 
 
 def _noise_source(keys, process, x, rows):
@@ -205,9 +213,12 @@ def _noise_source(keys, process, x, rows):
         return lambda row, number: Draw(lambda: None)
     keys = batch_keys(keys, batch, "sample")
 
+    def of(keys):
+        return process.noise(keys, x)
+
     def draw(row, number):
         own = fold_in(keys, number + 1)
-        return Draw(lambda: process.noise(own, x), own)
+        return Draw(lambda: of(own), own, of)
 
     return draw
 

@@ -18,7 +18,7 @@ def main(args=None):
     Returns:
       The exit code: 0; 1 for a loss that is not finite; 2 for bad input; 74 where the run's directory
       cannot be written; 75 from the watchdog, for a run that is stuck; 130 after Ctrl-C and 143 after
-      SIGTERM, once the run is saved.
+      SIGTERM, once the run is saved; 141 where nobody reads what it prints any more.
     """
     from jaxdiff.cli import again, commands, local, threads
     from jaxdiff.training import distributed, keep_freed_memory
@@ -51,6 +51,7 @@ def main(args=None):
             raise ValueError("train: expected --coordinator with --processes and --process-id, got none")
         with threads.at_most(commands.threads_of(given)), distributed.together(_ended):
             run(given)
+        sys.stdout.flush()  # here a closed pipe can still be told
     except BaseException as error:
         if (code := _ended(error)) is None:
             raise
@@ -86,6 +87,9 @@ def _ended(error):
         return _say(error, CANNOT_SAVE)
     if isinstance(error, Interrupted):
         return _say(error, INTERRUPTED + error.number)
+    if isinstance(error, BrokenPipeError):  # of `jaxdiff ... | head`: who reads has what they want
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED + signal.SIGPIPE
     if isinstance(error, KeyboardInterrupt):
         return _say("stopped", INTERRUPTED + signal.SIGINT)
     return None

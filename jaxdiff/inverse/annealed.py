@@ -5,15 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import (
-    check_count,
-    check_positive,
-    dataclass,
-    fold_in,
-    normal_like,
-    safe_divide,
-    static_field,
-)
+from jaxdiff.core import check_count, check_positive, dataclass, safe_divide, static_field
 from jaxdiff.inverse.noise import model
 from jaxdiff.inverse.operators import Operator, check_measurement
 from jaxdiff.inverse.walks import Point, parts
@@ -97,12 +89,12 @@ class DAPS:
         def onward(inner):
             (a, c), (a_s, c_s) = row.level, row.following
             r2 = c**2 * self.sigma_data**2 / (a**2 * self.sigma_data**2 + c**2)
-            x0 = self._langevin(inner, r2, draw.keys)
-            return a_s * x0 + c_s * normal_like(fold_in(draw.keys, 0), inner)
+            x0 = self._langevin(inner, r2, draw)
+            return a_s * x0 + c_s * draw.more(0)
 
         return Point(jax.lax.cond(row.ends, onward, lambda inner: inner, inner))
 
-    def _langevin(self, estimate, r2, keys):
+    def _langevin(self, estimate, r2, draw):
         """Steps on `log p(y | x0) - |x0 - estimate|^2 / (2 r^2)`, from the estimate."""
 
         def slope(x):
@@ -111,7 +103,7 @@ class DAPS:
 
         def step(x, number):
             h = self.step_size * r2
-            return x + h * slope(x) + jnp.sqrt(2 * h) * normal_like(fold_in(keys, 1 + number), x), None
+            return x + h * slope(x) + jnp.sqrt(2 * h) * draw.more(1 + number), None
 
         return jax.lax.scan(step, estimate, jnp.arange(self.langevin_steps))[0]
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import check_count, dataclass, fold_in, normal_like, safe_divide, safe_sqrt, static_field
+from jaxdiff.core import check_count, dataclass, safe_divide, safe_sqrt, static_field
 from jaxdiff.inverse.noise import model
 from jaxdiff.inverse.operators import Operator, check_measurement
 
@@ -85,18 +85,6 @@ def parts(denoise, x, row):
     return clean, safe_divide(1.0, c) * (x - a * clean)
 
 
-def resumed(x, row, keys):
-    """The point after a row, taken back up by noise where the row says so."""
-    return row.renoise[0] * x + row.renoise[1] * normal_like(fold_in(keys, 2), x)
-
-
-def two_noises(draw, x, where):
-    """Two draws of noise of one row, and its keys."""
-    if draw.keys is None:
-        raise ValueError(f"{where}: expected (batch,) keys; it draws noise several times in a row")
-    return normal_like(fold_in(draw.keys, 0), x), normal_like(fold_in(draw.keys, 1), x)
-
-
 @dataclass
 class Replacement:
     """See `replacement` and `repaint`."""
@@ -118,14 +106,14 @@ class Replacement:
 
     def step(self, denoise, state, row, draw):
         """One step; then what is measured is replaced by the measurement at that noise."""
-        x = state.x
-        clean, e = parts(denoise, x, row)
-        noise, own = two_noises(draw, x, "replacement")
+        if draw.keys is None:
+            raise ValueError("replacement: expected (batch,) keys; it draws noise several times in a row")
+        clean, e = parts(denoise, state.x, row)
         (a, c), spread = row.after, self.eta * row.spread
-        stepped = a * clean + safe_sqrt(c**2 - spread**2) * e + spread * noise
-        known = a * self.y + c * self.operator.forward(own)
+        stepped = a * clean + safe_sqrt(c**2 - spread**2) * e + spread * draw.more(0)
+        known = a * self.y + c * self.operator.forward(draw.more(1))
         x = stepped + self.operator.pinv(known - self.operator.forward(stepped))
-        return Point(resumed(x, row, draw.keys))
+        return Point(row.renoise[0] * x + row.renoise[1] * draw.more(2))
 
 
 def replacement(operator, y, eta=1.0):

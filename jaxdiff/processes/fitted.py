@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxdiff.core import check_positive, dataclass, namespace
+from jaxdiff.processes.gaussian import check_times
 from jaxdiff.processes.linear import LinearProcess
 
 
@@ -34,6 +35,8 @@ class KineticOptimal(LinearProcess):
     scale: float = 1.0
     t_min: float = 1e-3
     t_max: float = 1.0
+    latest = 1.0
+    __post_init__ = check_times
 
     @property
     def angle(self):
@@ -140,9 +143,11 @@ class LearnedVP(LinearProcess):
     log_snr_min: float = -5.0
     t_min: float = 1e-3
     t_max: float = 1.0
+    latest = 1.0
 
     def __post_init__(self):
-        check_positive("LearnedVP", range=self.log_snr_max - self.log_snr_min, t_min=self.t_min)
+        check_positive("LearnedVP", range=self.log_snr_max - self.log_snr_min)
+        check_times(self)
 
     def _nodes(self):
         xp = namespace(self.heights)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_positive, concrete, dataclass, fold_in, match_dims, normal_like, static_field
+from jaxdiff.core import check_positive, concrete, dataclass, fold_in, match_dims, static_field
 from jaxdiff.sampling import Draw
 from jaxdiff.steering.particles import _reward, estimate
 
@@ -73,7 +73,7 @@ class ValueDecoding:
         inner, clean = jax.tree.map(choose, state.inner), choose(clean)
 
         def propose(own):
-            noise = Draw(lambda: normal_like(own, inner.x), own)
+            noise = Draw(lambda: draw.of(own), own, draw.of)
             return self.solver.step(lambda x, t: clean, inner, row, noise)
 
         dropped = state.dropped + jnp.sum(~usable, 0, dtype=jnp.int32)
@@ -166,7 +166,7 @@ class Rollover:
         left = state.left + jnp.where(first, 1, self.budget)
 
         def propose(i):
-            noise = normal_like(fold_in(draw.keys, i), state.inner.x)
+            noise = draw.more(i)
             moved = self.solver.step(lambda x, t: state.clean, state.inner, state.row, lambda: noise)
             moved = jax.tree.map(lambda new, old: jnp.where(first, old, new), moved, state.inner)
             clean = denoise(moved.x, row.t).astype(moved.x.dtype)

@@ -91,14 +91,14 @@ def path_search(keys, sampler, verifier, process, shape, *, times, starts=4, bra
     _, _, c = process.coefficients(process.t_max)
 
     def first(i):
-        return jnp.float32(c) * normal_like(fold_in(keys, i), jnp.zeros((keys.shape[0], *shape)))
+        return jnp.float32(c) * process.noise(fold_in(keys, i), jnp.zeros((keys.shape[0], *shape)))
 
     found = _best(lambda x: sampler(x, process.t_max), verifier, first, starts)
     for k, t in enumerate(times):
         own, base = fold_in(keys, starts + k), found.x
 
         def branch(i, own=own, base=base, t=t):
-            return process.perturb(base, normal_like(fold_in(own, i), base), t)
+            return process.perturb(base, process.noise(fold_in(own, i), base), t)
 
         found = _best(lambda x, t=t: sampler(x, t), verifier, branch, branches, found)
     return found

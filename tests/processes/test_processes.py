@@ -199,6 +199,8 @@ def test_processes_are_pytrees_under_jit_grad_and_vmap():
         (lambda: jd.processes.VE(sigma_max=0.0), "sigma_max"),
         (lambda: jd.processes.VE(sigma_min=2.0, sigma_max=1.0), "sigma_min < sigma_max, got 2.0 and 1.0"),
         (lambda: jd.processes.RectifiedFlow(t_max=2.0), "t_min < t_max <= 1, got 0.001 and 2.0"),
+        (lambda: jd.processes.LearnedVP(np.zeros(3), t_max=2.0), "t_min < t_max <= 1, got 0.001 and 2.0"),
+        (lambda: jd.processes.kinetic_optimal(np.eye(3)).replace(t_min=2.0), "t_min < t_max <= 1, got 2.0 a"),
         (lambda: jd.processes.CosineVP(t_max=1.5), "t_max <= 1"),
         (lambda: jd.processes.Trigonometric(t_max=1.1), "t_max <= 1"),
         (lambda: jd.processes.DiscreteVP([0.1, 0.2], t_max=1.1), "t_max <= 1"),

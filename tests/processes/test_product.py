@@ -114,6 +114,39 @@ def test_symmetric_noise_and_masks():
     assert float(jnp.abs(x[:, 3]).max()) == 0 and float(jnp.abs(x[:, 0, 1]).min()) > 0
 
 
+def test_what_draws_several_times_a_step_draws_noise_of_the_process():
+    process = P.Symmetric(P.VP())
+    grid = jd.grids.uniform(process, 3)
+    seen = np.triu(np.ones((4, 4)), 2) + np.tril(np.ones((4, 4)), -2)
+    operator, y = jd.inverse.mask(seen), jnp.asarray(seen)[None] * jnp.ones((3, 1, 1))
+
+    def reward(x):
+        return x[:, 0, 1]
+
+    solvers = [
+        jd.steering.value_decoding(S.ancestral(), reward, 2), jd.steering.rollover(S.ancestral(), reward, 2),
+        jd.inverse.replacement(operator, y), jd.inverse.repaint(operator, y, 1, 2),
+        jd.inverse.daps(operator, y, 0.1, ode_steps=1, langevin_steps=2),
+    ]  # fmt: skip
+
+    def denoise(x, t):
+        return 0.5 * x
+
+    @jax.jit
+    def samples(keys):
+        walks = [jd.sample(keys, denoise, process, solver, grid, shape=(4, 4)) for solver in solvers]
+        found = jd.steering.path_search(
+            keys, lambda x, t: denoise(x, t), reward, process, (4, 4), times=[0.5], starts=2, branches=2
+        )
+        return [*walks, found.x]
+
+    for x in samples(KEYS[:3]):
+        x = np.asarray(x)
+        np.testing.assert_allclose(x, np.swapaxes(x, 1, 2), atol=1e-6)
+        np.testing.assert_allclose(np.diagonal(x, axis1=1, axis2=2), 0, atol=1e-6)
+        assert np.abs(x[:, 0, 1]).min() > 0
+
+
 def test_aggregating_processes_follow_their_recursion():
     betas, weights = np.linspace(0.01, 0.2, 8), np.linspace(0.05, 0.0, 8)
     process = P.Aggregating(betas, weights)
