@@ -345,6 +345,16 @@ def test_list_names_what_there_is(capsys):
         assert name in out
 
 
+def test_a_reader_that_goes_away_is_no_fault(monkeypatch, capsys):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["list"]) == 141
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
+
+
 def test_a_process_of_several_ends_with_the_exit_code_of_one(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(distributed, "several", lambda: True)
     monkeypatch.setattr(distributed, "leave", sys.exit)
