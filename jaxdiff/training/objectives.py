@@ -23,13 +23,13 @@ class NoiseLevels:
     @functools.cached_property
     def edges(self):
         """`(BINS + 1,)` log-SNR, rising, within +-50; the outer bins hold what lies beyond."""
-        def at_quantiles():
-            u = jnp.clip(jnp.linspace(0, 1, BINS + 1), 1e-6, 1 - 1e-6)
+        def at_quantiles(u):
             t = self._times.quantile(self._process, u, **self._times.numbers)
             return self._process.log_snr(jnp.clip(t, self._process.t_min, self._process.t_max))
 
-        with jax.ensure_compile_time_eval():
-            log_snr = jax.jit(at_quantiles, compiler_options=QUICK)()
+        u = np.clip(np.linspace(0, 1, BINS + 1, dtype=np.float32), 1e-6, 1 - 1e-6)
+        with jax.ensure_compile_time_eval():  # of constants alone it would be an operation at a time
+            log_snr = jax.jit(at_quantiles, compiler_options=QUICK)(u)
         return np.sort(np.clip(np.nan_to_num(np.asarray(log_snr, np.float64)), -50, 50))
 
     def times(self, keys, strata):
