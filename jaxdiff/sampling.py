@@ -175,7 +175,8 @@ def _check_endpoint(y, shapes):
 class Draw(NamedTuple):
     """The randomness of one row: `draw()` is noise in the structure of `x`, `draw.keys` `(batch,)` keys.
 
-    `draw.of(keys)` is noise of the process by any `(batch,)` keys, `draw.more(number)` by those of this row.
+    `draw.of(keys)` is noise of the process by any `(batch,)` keys, in the structure of `x` or of a second
+    argument; `draw.more(number)` by `draw.own(number)`, keys of this row.
     """
 
     make: Callable
@@ -185,9 +186,19 @@ class Draw(NamedTuple):
     def __call__(self):
         return self.make()
 
+    def own(self, number):
+        """`(batch,)` keys of one of any number of further draws.
+
+        Raises:
+          ValueError: without keys: of a Brownian path, or where noise is replayed.
+        """
+        if self.keys is None:
+            raise ValueError("sample: expected (batch,) keys; this solver draws several times in a row")
+        return fold_in(self.keys, number)
+
     def more(self, number):
-        """One of any number of further draws of a row."""
-        return self.of(fold_in(self.keys, number))
+        """One of any number of further draws of noise."""
+        return self.of(self.own(number))
 
 
 def _noise_source(keys, process, x, rows):
@@ -195,7 +206,7 @@ def _noise_source(keys, process, x, rows):
     leaves = jax.tree.leaves(x)
     batch = leaves[0].shape[0]
     if hasattr(keys, "noise"):
-        keys.check(rows)
+        keys.check(process, rows)
         keys = keys.replace(keys=batch_keys(keys.keys, batch, "sample"))
         return lambda row, number: Draw(lambda: keys.noise(row.t, row.to, x))
     recorded = None if keys is None or _looks_like_keys(keys) else jax.tree.leaves(keys)
@@ -213,8 +224,8 @@ def _noise_source(keys, process, x, rows):
         return lambda row, number: Draw(lambda: None)
     keys = batch_keys(keys, batch, "sample")
 
-    def of(keys):
-        return process.noise(keys, x)
+    def of(keys, like=x):
+        return process.noise(keys, like)
 
     def draw(row, number):
         own = fold_in(keys, number + 1)

@@ -114,7 +114,7 @@ def test_the_variational_bound_is_tight_for_the_exact_denoiser(process):
 def test_bits_per_dimension_of_uniform_levels():
     """A uniform density over the range costs log2(count) bits, exactly."""
     levels = np.random.default_rng(0).integers(0, 16, (64, 5))
-    x = jax.jit(lambda key, levels: jd.likelihood.dequantize(key, levels, 16))(jax.random.key(1), levels)
+    x = jax.jit(lambda key: jd.likelihood.dequantize(key, levels, 16))(jax.random.key(1))
     np.testing.assert_array_equal(np.floor((np.asarray(x, np.float64) + 1) * 8), levels)
     density = -5 * np.log(2.0) * np.ones(64)  # of a uniform on [-1, 1]^5
     np.testing.assert_allclose(jd.likelihood.bits_per_dimension(density, 5, 16), 4.0)

@@ -87,7 +87,7 @@ def _ended(error):
         return _say(error, CANNOT_SAVE)
     if isinstance(error, Interrupted):
         return _say(error, INTERRUPTED + error.number)
-    if isinstance(error, BrokenPipeError):  # of `jaxdiff ... | head`: who reads has what they want
+    if isinstance(error, BrokenPipeError) and _raised_here(error):  # of `jaxdiff ... | head`, a print of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED + signal.SIGPIPE
     if isinstance(error, KeyboardInterrupt):

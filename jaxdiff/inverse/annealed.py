@@ -81,8 +81,6 @@ class DAPS:
 
     def step(self, denoise, state, row, draw):
         """One row of the inner equation; at its end Langevin steps, and noise of the next level."""
-        if draw.keys is None:
-            raise ValueError("daps: expected (batch,) keys; it draws noise many times in a row")
         clean, e = parts(denoise, state.x, row)
         inner = row.after[0] * clean + row.after[1] * e
 

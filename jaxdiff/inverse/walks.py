@@ -106,8 +106,6 @@ class Replacement:
 
     def step(self, denoise, state, row, draw):
         """One step; then what is measured is replaced by the measurement at that noise."""
-        if draw.keys is None:
-            raise ValueError("replacement: expected (batch,) keys; it draws noise several times in a row")
         clean, e = parts(denoise, state.x, row)
         (a, c), spread = row.after, self.eta * row.spread
         stepped = a * clean + safe_sqrt(c**2 - spread**2) * e + spread * draw.more(0)

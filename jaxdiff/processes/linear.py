@@ -24,6 +24,7 @@ class LinearProcess:
     paired = False
     pinned = None  # the time at which a process is its second endpoint, without data or noise
     normal = True  # whether the noise is: what solvers and bounds that draw it themselves go by
+    repeats = False  # whether entries of the noise repeat others
 
     def coefficients(self, t):
         """`(a, b, c)` at times `t` in [0, t_max], each of the shape of `t`."""

@@ -134,6 +134,7 @@ class Symmetric(OfBase):
     mask: object = None
 
     normal = property(lambda self: self.base.normal)
+    repeats = True
 
     def log_noise(self, noise):
         raise ValueError(

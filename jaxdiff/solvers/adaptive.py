@@ -80,6 +80,10 @@ class Adaptive:
         )
 
     def _check(self, process, grid):
+        if self.stochastic and getattr(process, "repeats", False):
+            raise ValueError(
+                f"adaptive: expected tau = 0 for {type(process).__name__}, whose noise repeats entries"
+            )
         known = concrete(grid)
         if known is None:
             return

@@ -24,8 +24,13 @@ class Brownian:
     tau: float
     depth: int = static_field()
 
-    def check(self, rows):
-        """Raises ValueError for a plan whose noise is not an increment of the path."""
+    def check(self, process, rows):
+        """Raises ValueError for a process or a plan whose noise is not an increment of the path."""
+        if getattr(process, "repeats", False):
+            raise ValueError(
+                f"sample: expected (batch,) keys for {type(process).__name__}, got a Brownian path, whose "
+                "entries are drawn one by one"
+            )
         if getattr(rows, "still", False):
             raise ValueError(
                 "sample: Langevin correctors draw noise without moving in time, and a Brownian path has none "

@@ -28,7 +28,6 @@ from jaxdiff.core import (
     fold_in,
     match_dims,
     namespace,
-    normal_like,
     static_field,
 )
 from jaxdiff.solvers import tableau
@@ -155,7 +154,7 @@ class LangevinGibbs:
         size = match_dims(row.size * c**2, x)
         a, c = match_dims(a, x), match_dims(c, x)
         score = (a * denoise(x, t).astype(x.dtype) - x) / c**2
-        x = x + size * score + jnp.sqrt(2 * size) * normal_like(fold_in(draw.keys, 0), x)
+        x = x + size * score + jnp.sqrt(2 * size) * draw.of(fold_in(draw.keys, 0), x)
         drawn = jax.vmap(jax.random.categorical)(fold_in(draw.keys, 1), self.conditional(x))
         return Point({"x": x, "t": row.times[drawn]})
 
@@ -260,7 +259,7 @@ class FromLevel:
         """One row of every sample's own plan."""
         own = jax.tree.map(lambda leaf: leaf[state.level], row.tables)
         x = state.inner.x
-        clean, noise = denoise(x, own.t).astype(x.dtype), normal_like(draw.keys, x) if row.noisy else None
+        clean, noise = denoise(x, own.t).astype(x.dtype), draw.of(draw.keys, x) if row.noisy else None
 
         def one(row, state, clean, noise):
             return row.step(lambda x, t: clean, state, row, lambda: noise)
@@ -289,6 +288,7 @@ def from_level(solver, times, steps, grid=grids.log_snr):
 
 def _from(process, t):
     """The process as grids see it that start at `t`."""
+    process = getattr(process, "base", process)  # whose times they are
     return process.replace(t_max=t, t_min=min(process.t_min, 0.1 * t))
 
 

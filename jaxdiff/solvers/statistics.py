@@ -12,7 +12,6 @@ from jaxdiff.core import (
     concrete,
     dataclass,
     fold_in,
-    normal_like,
     random_tangents,
     safe_divide,
     static_field,
@@ -113,7 +112,7 @@ def fit_model_statistics(
     grid = np.linspace(low, end if high is None else high, steps + 1)
     x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
     keys = batch_keys(key, x0.shape[0], "fit_model_statistics")
-    noise = normal_like(fold_in(keys, 0), x0)
+    noise = process.noise(fold_in(keys, 0), x0)
     points = jnp.asarray(grid, x0.dtype)
     exact, own = trace == "exact", fold_in(keys, 1)
     vectors = unit_tangents(x0) if exact else random_tangents(own, x0, probes)

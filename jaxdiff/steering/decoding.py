@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_positive, concrete, dataclass, fold_in, match_dims, static_field
+from jaxdiff.core import check_positive, concrete, dataclass, match_dims, static_field
 from jaxdiff.sampling import Draw
 from jaxdiff.steering.particles import _reward, estimate
 
@@ -53,7 +53,7 @@ class ValueDecoding:
 
     def step(self, denoise, state, row, draw):
         """One row: one evaluation of every proposal, one choice per sample, and its proposals."""
-        every = jax.vmap(lambda i: fold_in(draw.keys, i))(jnp.arange(self.proposals))
+        every = jax.vmap(draw.own)(jnp.arange(self.proposals))
 
         def judge(x, keys):  # of a whole batch, as conditions and rewards may be one per example
             seen, clean = estimate(denoise, x, row, keys)
@@ -63,7 +63,7 @@ class ValueDecoding:
         usable = jnp.isfinite(r)
         logits = jnp.where(usable, r / self.alpha, -jnp.inf)
         logits = jnp.where(jnp.any(usable, 0, keepdims=True), logits, 0.0)  # none is: any may go on
-        which = jax.vmap(jax.random.categorical, (0, 1))(fold_in(draw.keys, 2**20), logits)
+        which = jax.vmap(jax.random.categorical, (0, 1))(draw.own(2**20), logits)
 
         def choose(leaf):
             if leaf.ndim < 2:  # such as a count of evaluations

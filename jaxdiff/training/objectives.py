@@ -27,7 +27,7 @@ class NoiseLevels:
             t = self._times.quantile(self._process, u, **self._times.numbers)
             return self._process.log_snr(jnp.clip(t, self._process.t_min, self._process.t_max))
 
-        u = np.clip(np.linspace(0, 1, BINS + 1, dtype=np.float32), 1e-6, 1 - 1e-6)
+        u = np.clip(np.linspace(0, 1, BINS + 1, dtype=jnp.result_type(float)), 1e-6, 1 - 1e-6)
         with jax.ensure_compile_time_eval():  # of constants alone it would be an operation at a time
             log_snr = jax.jit(at_quantiles, compiler_options=QUICK)(u)
         return np.sort(np.clip(np.nan_to_num(np.asarray(log_snr, np.float64)), -50, 50))

@@ -9,7 +9,8 @@ X = np.arange(6 * 5 * 7 * 2, dtype=np.float32).reshape(6, 5, 7, 2) + 1
 
 
 def cropped(crop, seed):
-    return jax.device_get(jax.jit(lambda key: crop(jax.random.split(key, 6), X))(jax.random.key(seed)))
+    work = jax.jit(lambda key, x: crop(jax.random.split(key, 6), x))
+    return jax.device_get(work(jax.random.key(seed), X))
 
 
 @pytest.mark.parametrize("background", [0.0, None])

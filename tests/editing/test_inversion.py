@@ -62,13 +62,8 @@ def test_exact_inversion(solver):
 
 def test_the_path_from_what_bdia_inverts():
     """Its first row is not walked again: as many points as rows are left, and one."""
-
-    @jax.jit
-    def run(x0):
-        latents = E.invert(DENOISE, VP, S.bdia(), jd.grids.log_snr(VP, 4, end=VP.t_min), x0)
-        return latents, jd.sample(None, DENOISE, VP, E.resume(latents), x=latents.x, save="all")
-
-    latents, path = jax.tree.map(np.asarray, run(X0))
+    latents = E.invert(DENOISE, VP, S.bdia(), jd.grids.log_snr(VP, 4, end=VP.t_min), X0)
+    path = np.asarray(jd.sample(None, DENOISE, VP, E.resume(latents), x=latents.x, save="all"))
     assert path.shape == (4, *X0.shape) and latents.rows.steps == 3
     np.testing.assert_array_equal(path[0], latents.x)
     np.testing.assert_allclose(path[-1], X0, atol=1e-5)

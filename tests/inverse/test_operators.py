@@ -42,9 +42,11 @@ def worked_out(name):
     """What the tests ask of an operator, of one program; the matrix is what it makes of unit vectors."""
     operator, event = LINEAR[name]
     size = int(np.prod(event))
-    units, x = np.eye(size).reshape(size, *event), RNG.normal(size=(2, *event))
-    y = RNG.normal(size=(3, *jax.eval_shape(operator.forward, x).shape[1:]))
+    rng = np.random.default_rng(list(LINEAR).index(name))
+    units, x = np.eye(size).reshape(size, *event), rng.normal(size=(2, *event))
+    y = rng.normal(size=(3, *jax.eval_shape(operator.forward, x).shape[1:]))
     with_basis = jax.eval_shape(operator.singular, x) is not None
+    # numbers for all examples: once by a basis, and without one
     settings = [OF_EXAMPLES, NUMBERS] if event == (3,) or not with_basis else [OF_EXAMPLES]
 
     @jax.jit
@@ -193,7 +195,11 @@ def test_wrong_settings(make, message):
 def test_conjugate_gradients_end_where_the_system_is_not_positive(x64):
     """A network's Jacobian may have a negative direction: one example ends there, the other goes on."""
     matrices = np.array([np.diag([1.0, 2.0, 4.0]), np.diag([1.0, -2.0, 4.0])])
-    solve = lambda b: inverse.conjugate_gradient(lambda v: jnp.einsum("nij,nj->ni", matrices, v), b, 6)  # noqa: E731
-    got = np.asarray(jax.jit(solve)(np.ones((2, 3))))
+
+    @jax.jit
+    def solve(b):
+        return inverse.conjugate_gradient(lambda v: jnp.einsum("nij,nj->ni", matrices, v), b, 6)
+
+    got = np.asarray(solve(np.ones((2, 3))))
     np.testing.assert_allclose(got[0], [1.0, 0.5, 0.25], atol=1e-9)
     assert np.all(np.abs(got[1]) < 10) and np.any(got[1] != 0)

@@ -23,7 +23,7 @@ BATCH = 3
 
 @functools.cache
 def network(name, **fields):
-    """The module, its first parameters, which the options leave alone, others away from zeros, and inputs."""
+    """The module, first parameters (of the network without options), others away from zeros, and inputs."""
     build, small, shape = SMALL[name]
     model = build(**small, num_classes=4, vector_size=2, **fields)
     rng = np.random.default_rng(0)

@@ -202,7 +202,7 @@ def test_a_vocabulary_cut_over_eight_devices_gives_the_loss_and_gradient_of_one(
 def test_bad_input_is_named():
     model, key = models.TokenTransformer(**SMALL), jax.random.key(0)
     for x, c_noise, fields, message in (
-        (np.where(np.arange(6) == 0, 17, X), T, {}, "tokens in .0, 16.*got 0 to 17"),
+        (np.where(np.arange(18).reshape(3, 6) == 0, 17, X), T, {}, "tokens in .0, 16.*got 0 to 17"),
         (X.astype(float), T, {}, "integer tokens"),
         (X[0], T, {}, "integer tokens"),
         (X, None, {}, "set time=False"),

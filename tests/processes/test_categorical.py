@@ -76,8 +76,8 @@ def test_the_posterior_is_bayes_rule(process, x64):
     tokens = pairs(process)
     posterior = np.asarray(call(process, "posterior", *tokens, t, s))[0]
     jumps = isinstance(process, processes.Categorical)
-    weights = np.concatenate(call(process, "jump", *tokens, t, s)).T if jumps else posterior[:, :2]
-    for x_t, x0, got, (clean, fresh) in zip(*np.concatenate(tokens), posterior, weights, strict=True):
+    weights = np.concatenate(call(process, "jump", *tokens, t, s)).T if jumps else [None] * len(posterior)
+    for x_t, x0, got, own in zip(*np.concatenate(tokens), posterior, weights, strict=True):
         expected = first[x0] * second[:, x_t]
         if expected.sum() == 0:
             continue
@@ -86,6 +86,7 @@ def test_the_posterior_is_bayes_rule(process, x64):
         if jumps:
             pi = np.full(process.size, 1 / process.size) if process.replacement is None else PI
             pi, eye = np.append(pi, 0), np.eye(process.size + 1)
+            clean, fresh = own
             mixture = clean * eye[x0] + fresh * pi + (1 - clean - fresh) * eye[x_t]
             np.testing.assert_allclose(mixture[: process.states], expected, atol=1e-6)
 

@@ -136,9 +136,11 @@ def test_what_draws_several_times_a_step_draws_noise_of_the_process():
     def samples(keys):
         walks = [jd.sample(keys, denoise, process, solver, grid, shape=(4, 4)) for solver in solvers]
         found = jd.steering.path_search(
-            keys, lambda x, t: denoise(x, t), reward, process, (4, 4), times=[0.5], starts=2, branches=2
+            keys, denoise, reward, process, (4, 4), times=[0.5], starts=2, branches=2
         )
-        return [*walks, found.x]
+        start = {"x": process.noise(keys, jnp.zeros((3, 4, 4))), "t": jnp.full(3, grid[0])}
+        home = jd.sample(keys, denoise, process, S.from_level(S.ancestral(), grid[:2], steps=2), x=start)
+        return [*walks, found.x, home["x"]]
 
     for x in samples(KEYS[:3]):
         x = np.asarray(x)

@@ -7,7 +7,10 @@ import pytest
 
 @pytest.fixture
 def longer():
-    """`(plan, nfe) -> plan`: with rows that stay where they are: plans of any length in one program."""
+    """`(plan, nfe) -> plan`: with rows that stay where they are: plans of any length in one program.
+
+    A saved path has `nfe + 1` points, zeros behind those of the plan.
+    """
 
     def stay(plan, nfe):
         def zeros(leaf):

@@ -54,7 +54,9 @@ def test_error_falls_with_the_tolerance_to_the_exact_flow(x64, name, which):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [lambda: solvers.adaptive(1e-4, 1e-4), lambda: solvers.dpm_adaptive(3)])
+@pytest.mark.parametrize(
+    "make", [lambda: solvers.adaptive(1e-4, 1e-4), lambda: solvers.dpm_adaptive(3)], ids=["adaptive", "dpm 3"]
+)
 def test_evaluations_are_counted_and_belong_to_the_sample(make):
     """The network is called as often as the slowest sample needs, with every sample's own time; a sample
     alone takes the same steps, and conditions keep their place in the batch."""
@@ -212,6 +214,10 @@ def test_unfinished_samples_are_nan_and_short_legs_are_the_estimate():
         (
             lambda: solvers.adaptive().plan(processes.RectifiedFlow(), np.array([0.1, 1.0])),
             "ends before a = 0",
+        ),
+        (
+            lambda: solvers.adaptive(tau=1.0).plan(processes.Symmetric(processes.VP()), np.array([0.5, 0.1])),
+            "tau = 0 for Symmetric",
         ),
     ],
 )

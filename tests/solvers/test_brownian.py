@@ -130,6 +130,13 @@ def test_settings_out_of_range_are_refused(settings):
         solvers.brownian(jax.random.key(0), processes.VP())
 
 
+def test_a_process_that_repeats_entries_refuses_a_path():
+    process = processes.Symmetric(processes.VP())
+    grid = jd.grids.uniform(process, 3)
+    with pytest.raises(ValueError, match="keys for Symmetric, got a Brownian path"):
+        jd.sample(paths(process), lambda x, t: x, process, solvers.ancestral(), grid, shape=(2, 2))
+
+
 def test_langevin_correctors_refuse_a_path():
     process = processes.VP()
     solver, grid = solvers.predictor_corrector(), jd.grids.uniform(process, 3)

@@ -58,7 +58,9 @@ def test_a_flow_runs_on_any_deterministic_solver_and_back():
 
     @jax.jit
     def run(y):
-        flow = lambda solver, times, x: jd.sample(None, S.field(velocity), FLOW, solver, times, x=x)  # noqa: E731
+        def flow(solver, times, x):
+            return jd.sample(None, S.field(velocity), FLOW, solver, times, x=x)
+
         one, other = (flow(solver, times, y) for solver in (S.heun(), S.dpmpp_multistep(2)))
         return one, other, flow(S.heun(), times[::-1], one)
 

@@ -99,6 +99,7 @@ def examples(strategy, count):
         found.append(value)
 
     keep()
+    assert len(found) == count
     return found
 
 
@@ -119,8 +120,7 @@ def test_numbers_are_finite_end_at_the_clean_estimate_and_follow_one_clean_sampl
     """To `a_t x0 + c_t eps` for deterministic solvers; of stochastic ones the noise has the size c_t."""
     process, exact = PROCESSES[where], name not in OTHER_NOISE | CURVED_LOG_SNR
     exact &= name not in CURVED_TIME or where in STRAIGHT
-
-    for make in GRIDS:
+    for number, make in enumerate(GRIDS):
         grid = make(process)
         rows = SOLVERS[name].plan(process, grid)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(rows))
@@ -134,9 +134,9 @@ def test_numbers_are_finite_end_at_the_clean_estimate_and_follow_one_clean_sampl
             out = carried(rows, a_s, c_s, walk)
             error = 1e-6 if name.startswith("pndm") else 1e-9  # its averages of transfers cancel
             scale = error * max(1.0, np.abs(rows.next).max(), np.abs(rows.base).max())
-            np.testing.assert_allclose(out[0], a_t, atol=scale)
+            np.testing.assert_allclose(out[0], a_t, atol=scale, err_msg=f"grid {number}")
             spread = np.linalg.norm(out[1:]) if rows.noisy else out[1]
-            np.testing.assert_allclose(spread, c_t, atol=scale)
+            np.testing.assert_allclose(spread, c_t, atol=scale, err_msg=f"grid {number}")
 
 
 def estimate(process):
@@ -153,7 +153,6 @@ def estimate(process):
 @pytest.mark.parametrize("name", [n for n in SOLVERS if n not in TIED_TO_TIME])
 def test_samples_are_the_same_for_every_process(name, walk):
     """VP = EDM = rectified flow, once time and scale are mapped: also with noise, and for every rule."""
-
     for gaps in GAPS:
         log_snr = -3.0 + 6.0 * np.append(0.0, np.cumsum(gaps)) / sum(gaps)
         rng = np.random.default_rng(len(gaps))

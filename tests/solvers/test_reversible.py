@@ -66,8 +66,8 @@ def test_ends_are_finite_and_lead_to_the_estimate(process, longer):
         for steps in (1, 2, 5):
             rows = solvers.reversible_heun(coordinate).plan(process, jd.grids.log_snr(process, steps))
             assert rows.steps == steps and rows.nfe <= 6
-            path = walk(longer(rows, 6))
-            assert np.isfinite(path).all() and path.shape == (7, 4, 2)
+            path = np.asarray(walk(longer(rows, 6)))
+            assert np.isfinite(path).all() and (np.abs(path[: steps + 1]).max((1, 2)) > 0).all()
     both, fine = (solvers.reversible_heun(), solvers.dpmpp_multistep(3)), jd.grids.log_snr(process, 1000)
     run = jax.jit(lambda: [jd.sample(None, denoise, process, each, fine, x=x) for each in both])
     np.testing.assert_allclose(*run(), atol=3e-3)

@@ -104,8 +104,19 @@ def test_plans_are_float64_inside_jit_and_traced_when_the_process_is():
     np.testing.assert_array_equal(seen[0].next, solver.plan(VP, GRID).next)
     for make in (jd.solvers.ddim, jd.solvers.heun, jd.solvers.euler_maruyama, jd.solvers.euler):
         solver = make()
-        walk = lambda p, s=solver: jd.sample(NOISE[: s.plan(p, GRID).nfe], denoise, p, s, GRID, x=X)  # noqa: E731
+
+        def walk(process, solver=solver):
+            noise = NOISE[: solver.plan(process, GRID).nfe]
+            return jd.sample(noise, denoise, process, solver, GRID, x=X)
+
         np.testing.assert_allclose(jax.jit(walk)(VP), run(solver.plan(VP, GRID)), rtol=1e-3, atol=1e-4)
+
+    keys = jax.random.split(jax.random.key(0), 5)
+
+    def from_prior(process):
+        return jd.sample(keys, denoise, process, jd.solvers.ancestral(), GRID, shape=(2,))
+
+    np.testing.assert_allclose(jax.jit(from_prior)(VP), from_prior(VP), rtol=1e-3, atol=1e-4)
 
 
 def test_numbers_of_a_solver_are_leaves():

@@ -23,15 +23,19 @@ EXACT = {"weight": 1 / (1 + np.exp(-4.0)), "log_z": np.log(np.cosh(2.0)) + 2 * 0
 SECOND = S.dpmpp_multistep(2, tau=1.0)
 
 
-def walk(solver, number, denoise=DENOISE, grid=GRID, **options):
+def samples(solver, number, denoise=DENOISE, grid=GRID, **options):
     """So many samples, in one program."""
-    sample = lambda keys: jd.sample(keys, denoise, VP, solver, grid, shape=(1,), **options)  # noqa: E731
-    split = lambda key: sample(jax.random.split(key, number))  # noqa: E731
-    return jax.tree.map(np.asarray, jax.jit(split)(jax.random.key(0)))
+
+    @jax.jit
+    def work(key):
+        keys = jax.random.split(key, number)
+        return jd.sample(keys, denoise, VP, solver, grid, shape=(1,), **options)
+
+    return jax.device_get(work(jax.random.key(0)))
 
 
 def run(solver, groups, count):
-    return walk(solver, groups * count, save="state")
+    return samples(solver, groups * count, save="state")
 
 
 @pytest.mark.parametrize("potential", ["difference", "max", "sum"])
@@ -161,7 +165,7 @@ def test_proposals_whose_reward_is_no_number_are_counted():
 @pytest.mark.parametrize("proposals, low, high", [(2, 0.75, 0.93), (16, 0.94, 1.0)])
 def test_value_decoding_tends_to_the_tilted_weight(proposals, low, high):
     steps = jnp.sign  # not differentiable
-    x = walk(ST.value_decoding(S.ancestral(), lambda x0: 2.0 * steps(x0[:, 0]), proposals), 1500)
+    x = samples(ST.value_decoding(S.ancestral(), lambda x0: 2.0 * steps(x0[:, 0]), proposals), 1500)
     assert low < np.mean(x > 0) < high
     np.testing.assert_allclose(x[x > 0].mean(), 1.0, atol=0.1)
 
@@ -248,7 +252,7 @@ def test_proposals_are_judged_by_what_their_own_example_wants():
     side = np.tile(np.float32([-1, 1]), 100)
     denoise = jd.guidance.classifier_free(DENOISE, lambda x, t: 0.5 * x, np.ones(200, np.float32))
     solver = ST.value_decoding(S.ancestral(), lambda x0: side * x0[:, 0], 4, alpha=0.1)
-    x = walk(solver, 200, denoise=denoise, grid=jd.grids.log_snr(VP, 8))
+    x = samples(solver, 200, denoise=denoise, grid=jd.grids.log_snr(VP, 8))
     assert np.mean(side * x[:, 0] > 0) > 0.9
 
 
@@ -269,6 +273,10 @@ def test_wrong_arguments():
     for made in (ST.particles, ST.value_decoding, ST.rollover):
         with pytest.raises(ValueError, match=r"one number per example, \(\d+,\), got \(\d+, 1\)"):
             run(made(S.ancestral(), lambda x: x, 3))
+    for made in (ST.value_decoding, ST.rollover):
+        with pytest.raises(ValueError, match="keys; this solver draws several times"):
+            noise, solver = jnp.zeros((12, 6, 1)), made(S.ancestral(), reward, 3)
+            jd.sample(noise, DENOISE, VP, solver, jd.grids.uniform(VP, 12), x=jnp.zeros((6, 1)))
     with pytest.raises(ValueError, match="at least 2"):
         ST.particles(S.ancestral(), reward, 1)
     with pytest.raises(ValueError, match="potential"):

@@ -38,6 +38,7 @@ def test_closed_form_satisfies_the_ode(kind, x64):
     }[kind]
     target = testing.gaussian(MEANS[0], covariance)
     process, t, s = processes.VP(), 0.8, 0.35
+
     @jax.jit
     def all_of(x, s):
         x_s, velocity = jax.jvp(lambda s: testing.flow_map(target, process, x, t, s), (s,), (1.0,))

@@ -58,11 +58,11 @@ def test_labels_are_dropped_at_the_given_rate():
     batch = {"x": np.zeros((2000, 2), np.float32), "label": np.full(2000, 3, np.int32)}
 
     @jax.jit
-    def label(key):
+    def labels_of(key):
         keys, strata = fold_in(key, np.arange(2000)), (np.arange(2000), 2000)
         return call(batch, keys, strata, label_drop=0.25, null_label=9)[1]["condition"]["label"]
 
-    label = np.asarray(label(jax.random.key(1)))
+    label = np.asarray(labels_of(jax.random.key(1)))
     assert set(np.unique(label)) == {3, 9}
     assert abs(np.mean(label == 9) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 2000)
     assert set(np.unique(call(label_drop=1.0, null_label=9)[1]["condition"]["label"])) == {9}

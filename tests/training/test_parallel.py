@@ -74,7 +74,7 @@ def single():
 @pytest.mark.keys_again
 @pytest.mark.parametrize(
     "mode, devices, count, options",
-    [("jit", 1, 2, {}), ("jit", 8, 2, {}), ("pmap", 8, 2, {}), ("pmap", 2, 1, {"accumulate": 4}),
+    [("jit", 1, 1, {}), ("jit", 8, 2, {}), ("pmap", 8, 2, {}), ("pmap", 2, 2, {"accumulate": 4}),
      ("jit", 4, 2, {"accumulate": 2})],
 )
 def test_updates_equal_those_of_one_device(single, mode, devices, count, options):

@@ -30,7 +30,7 @@ def at(row, column, value):
 
 @jax.jit
 @jax.value_and_grad
-def mean_loss(params, key, step=0):
+def mean_loss_and_gradient(params, key, step=0):
     keys = fold_in(jax.random.fold_in(key, step), jnp.arange(BATCH))
     return jnp.mean(loss(params, {"x": X}, keys, (jnp.arange(BATCH), BATCH), step))
 
@@ -49,7 +49,7 @@ def run(accumulate=1, steps=1, half_lives=(), x=X):
 
 def test_one_step_is_the_gradient_of_the_mean_over_per_example_keys():
     state, metrics = run()
-    value, gradient = jax.device_get(mean_loss(PARAMS, jax.random.key(3)))
+    value, gradient = jax.device_get(mean_loss_and_gradient(PARAMS, jax.random.key(3)))
     np.testing.assert_allclose(state.params["w"], PARAMS["w"] - 0.1 * gradient["w"], rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-6)
     np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(gradient["w"]), rtol=1e-6)
@@ -59,7 +59,7 @@ def test_one_step_is_the_gradient_of_the_mean_over_per_example_keys():
 def test_second_step_draws_other_numbers():
     state, _ = run(steps=2)
     first, _ = run()
-    _, gradient = jax.device_get(mean_loss(first.params, jax.random.key(3), step=1))
+    _, gradient = jax.device_get(mean_loss_and_gradient(first.params, jax.random.key(3), step=1))
     wanted = np.asarray(first.params["w"]) - 0.1 * gradient["w"]
     np.testing.assert_allclose(state.params["w"], wanted, rtol=1e-6)
 
@@ -142,11 +142,11 @@ def test_losses_are_summed_by_noise_level_whatever_the_parts():
     levelled.noise_levels, optimizer = Halves(), optax.sgd(0.1)
 
     @jax.jit
-    def values(params):
+    def loss_values(params):
         keys = fold_in(jax.random.fold_in(jax.random.key(3), 0), np.arange(BATCH))
         return loss(params, {"x": X}, keys, (np.arange(BATCH), BATCH), 0)
 
-    values = np.asarray(values(PARAMS))
+    values = np.asarray(loss_values(PARAMS))
     for parts in (1, 2):
         update = jax.jit(make_update(levelled, optimizer, accumulate=parts))
         _, metrics = update(init_state(PARAMS, optimizer, ()), {"x": X}, jax.random.key(3))
