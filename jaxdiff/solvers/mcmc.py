@@ -30,6 +30,7 @@ from jaxdiff.core import (
     namespace,
     static_field,
 )
+from jaxdiff.processes.linear import OfBase
 from jaxdiff.solvers import tableau
 
 
@@ -288,7 +289,7 @@ def from_level(solver, times, steps, grid=grids.log_snr):
 
 def _from(process, t):
     """The process as grids see it that start at `t`."""
-    process = getattr(process, "base", process)  # whose times they are
+    process = process.base if isinstance(process, OfBase) else process
     return process.replace(t_max=t, t_min=min(process.t_min, 0.1 * t))
 
 
