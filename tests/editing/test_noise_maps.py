@@ -73,6 +73,7 @@ def test_interpolation_stays_on_the_sphere():
     np.testing.assert_allclose(path[-1], other, atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(path, axis=-1), np.sqrt(500), rtol=0.08)
     assert np.max(smoothness(path)) < 0.05
+    np.testing.assert_allclose(smoothness(np.float32([[[0]], [[1]], [[3]]])), 1 / 3, rtol=1e-6)  # 1 and 2
     jump = np.concatenate([path[:4], path[:1] + 50.0, path[5:]])
     assert np.min(smoothness(jump)) > 0.5
 
