@@ -176,7 +176,7 @@ class Draw(NamedTuple):
     """The randomness of one row: `draw()` is noise in the structure of `x`, `draw.keys` `(batch,)` keys.
 
     `draw.of(keys)` is noise of the process by any `(batch,)` keys, in the structure of `x` or of a second
-    argument; `draw.more(number)` by `draw.own(number)`, keys of this row.
+    argument; `draw.more(number)` by `draw.own(number)`, keys of its own.
     """
 
     make: Callable
@@ -186,15 +186,15 @@ class Draw(NamedTuple):
     def __call__(self):
         return self.make()
 
-    def own(self, number):
-        """`(batch,)` keys of one of any number of further draws.
+    def own(self, number=None):
+        """`(batch,)` keys: those of the row, or of one of any number of further draws.
 
         Raises:
           ValueError: without keys: of a Brownian path, or where noise is replayed.
         """
         if self.keys is None:
             raise ValueError("sample: expected (batch,) keys; this solver draws several times in a row")
-        return fold_in(self.keys, number)
+        return self.keys if number is None else fold_in(self.keys, number)
 
     def more(self, number):
         """One of any number of further draws of noise."""

@@ -6,7 +6,6 @@ import numpy as np
 
 from jaxdiff.core import (
     concrete,
-    fold_in,
     match_dims,
     normal_like,
     quadratic_forms,
@@ -47,12 +46,12 @@ def stepper(solver, process, rows, keys):
             return solver.step(denoise, state, row, draw)
         clean, derivative = jax.linearize(lambda z: denoise(z, row.t), state.x)
         few = state.x[0].size <= EXACT
-        tangents = unit_tangents(state.x) if few else random_tangents(fold_in(draw.keys, 2), state.x, 1)
+        tangents = unit_tangents(state.x) if few else random_tangents(draw.own(2), state.x, 1)
         trace = jnp.sum(quadratic_forms(derivative, tangents), axis=0)
-        scale = process.scale_given(fold_in(draw.keys, 1), state.x, clean, trace, row.t)
+        scale = process.scale_given(draw.own(1), state.x, clean, trace, row.t)
 
         def noise():
-            return match_dims(scale, state.x) * normal_like(fold_in(draw.keys, 0), state.x)
+            return match_dims(scale, state.x) * normal_like(draw.own(0), state.x)
 
         return solver.step(lambda z, t: clean, state, row, draw._replace(make=noise))
 

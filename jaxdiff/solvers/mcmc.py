@@ -25,7 +25,6 @@ from jaxdiff.core import (
     check_positive,
     concrete,
     dataclass,
-    fold_in,
     match_dims,
     namespace,
     static_field,
@@ -148,15 +147,13 @@ class LangevinGibbs:
 
     def step(self, denoise, state, row, draw):
         """One Langevin step at each sample's own level, then a draw of its level."""
-        if draw.keys is None:
-            raise ValueError("langevin_gibbs: expected (batch,) keys; it draws levels as well as noise")
         x, level = state.x["x"], _nearest(state.x["t"], row.times)
         t, a, c = (table[level] for table in (row.times, row.a, row.c))
         size = match_dims(row.size * c**2, x)
         a, c = match_dims(a, x), match_dims(c, x)
         score = (a * denoise(x, t).astype(x.dtype) - x) / c**2
-        x = x + size * score + jnp.sqrt(2 * size) * draw.of(fold_in(draw.keys, 0), x)
-        drawn = jax.vmap(jax.random.categorical)(fold_in(draw.keys, 1), self.conditional(x))
+        x = x + size * score + jnp.sqrt(2 * size) * draw.of(draw.own(0), x)
+        drawn = jax.vmap(jax.random.categorical)(draw.own(1), self.conditional(x))
         return Point({"x": x, "t": row.times[drawn]})
 
 
@@ -260,7 +257,7 @@ class FromLevel:
         """One row of every sample's own plan."""
         own = jax.tree.map(lambda leaf: leaf[state.level], row.tables)
         x = state.inner.x
-        clean, noise = denoise(x, own.t).astype(x.dtype), draw.of(draw.keys, x) if row.noisy else None
+        clean, noise = denoise(x, own.t).astype(x.dtype), draw.of(draw.own(), x) if row.noisy else None
 
         def one(row, state, clean, noise):
             return row.step(lambda x, t: clean, state, row, lambda: noise)

@@ -112,7 +112,7 @@ class Steered:
         x = state.inner.x
 
         def value(x):
-            seen, clean = estimate(denoise, x, row.rows, draw.keys)
+            seen, clean = estimate(denoise, x, row.rows, draw.own())
             return _reward(self.reward, seen), clean.astype(x.dtype) if self.guided else clean
 
         if self.guided:
@@ -120,7 +120,7 @@ class Steered:
         else:
             r, clean = value(x)
         r = jnp.asarray(r, state.spent.dtype).reshape(-1, self.count)
-        weighed, index = self._weigh(state, r, row, draw.keys)
+        weighed, index = self._weigh(state, r, row, draw.own())
         take = _taker(index, self.count)
         inner, clean = jax.tree.map(take, (state.inner, clean))
         if not self.guided:

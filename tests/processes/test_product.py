@@ -140,13 +140,30 @@ def test_what_draws_several_times_a_step_draws_noise_of_the_process():
         )
         start = {"x": process.noise(keys, jnp.zeros((3, 4, 4))), "t": jnp.full(3, grid[0])}
         home = jd.sample(keys, denoise, process, S.from_level(S.ancestral(), grid[:2], steps=2), x=start)
-        return [*walks, found.x, home["x"]]
+        chain = S.langevin_gibbs(grid[:2], lambda x: jnp.zeros((len(x), 2)), 2)
+        chained = jd.sample(keys, denoise, process, chain, x=start)
+        return [*walks, found.x, home["x"], chained["x"]]
 
     for x in samples(KEYS[:3]):
         x = np.asarray(x)
         np.testing.assert_allclose(x, np.swapaxes(x, 1, 2), atol=1e-6)
         np.testing.assert_allclose(np.diagonal(x, axis1=1, axis2=2), 0, atol=1e-6)
         assert np.abs(x[:, 0, 1]).min() > 0
+
+
+def test_statistics_are_fitted_where_the_process_is():
+    process, seen, diagonal = P.Symmetric(P.VP()), [], ~np.eye(3, dtype=bool)
+    x0 = np.float32(np.ones((2, 3, 3)) * diagonal)
+
+    def spied(x, t):
+        jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
+        return jnp.tanh(x)
+
+    S.fit_model_statistics(jax.random.key(0), spied, process, x0, 4, -1.0, 1.0, probes=1)
+    jax.effects_barrier()
+    points = np.stack([x for x in seen if x.shape == x0.shape])
+    np.testing.assert_allclose(points, np.swapaxes(points, -1, -2), atol=1e-6)
+    assert len(points) >= 5 and np.abs(points[..., diagonal] - x0[:, diagonal]).min() > 0
 
 
 def test_aggregating_processes_follow_their_recursion():

@@ -332,6 +332,9 @@ def test_bad_input_is_named():
         jd.sample(keys, denoise, ABSORBING, discrete.ancestral(), grid, x=np.full((2, 3), 4))
     with pytest.raises(ValueError, match="integer tokens in"):
         jd.sample(keys, denoise, ABSORBING, discrete.ancestral(), grid, x=np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"expected \(batch,\) keys; this solver draws several times"):
+        start = np.zeros((2, 3), int)
+        jd.sample(np.zeros((4, 2, 3)), denoise, ABSORBING, discrete.ancestral(), grid, x=start)
     with pytest.raises(ValueError, match="absorbing process"):
         jd.sample(keys, denoise, PROCESSES["uniform"], discrete.remasking(), grid, shape=(3,))
     with pytest.raises(ValueError, match="discrete process"):

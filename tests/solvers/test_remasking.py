@@ -1,7 +1,5 @@
 """Remasking: its law with an exact denoiser, its shares of masks, whom it picks, and its loop."""
 
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import grids, processes, testing
+from jaxdiff.sampling import Draw
 from jaxdiff.solvers import discrete
 from jaxdiff.solvers.discrete.remasking import Scored
 
@@ -82,9 +81,9 @@ def test_unsure_tokens_are_remasked_first_and_those_of_the_start_never():
     x = np.tile(np.int32([0, 1, 2, 3]), (n, 1))
     score = np.tile(np.float32([0.9, 0.1, np.inf, np.inf]), (n, 1))
     log_p = np.log(np.float32([0.2, 0.3, 0.5]))
-    keys = types.SimpleNamespace(keys=jax.random.split(jax.random.key(0), n))
+    noise = Draw(None, jax.random.split(jax.random.key(0), n))
     denoise = lambda x, t: jnp.broadcast_to(log_p, (n, 4, 3))  # noqa: E731
-    state = jax.jit(lambda s: solver.step(denoise, s, row, keys))(Scored(x, jnp.int32(0), score))
+    state = jax.jit(lambda s: solver.step(denoise, s, row, noise))(Scored(x, jnp.int32(0), score))
     unsure = np.exp([-0.9, -0.1])
     expected = [*(0.9 * unsure / unsure.sum()), 0.0]  # sigma_max is 1 here: (1 - .5) / .4
     found, score = np.asarray(state.x), np.asarray(state.score)

@@ -273,7 +273,7 @@ def test_wrong_arguments():
     for made in (ST.particles, ST.value_decoding, ST.rollover):
         with pytest.raises(ValueError, match=r"one number per example, \(\d+,\), got \(\d+, 1\)"):
             run(made(S.ancestral(), lambda x: x, 3))
-    for made in (ST.value_decoding, ST.rollover):
+    for made in (ST.particles, ST.value_decoding, ST.rollover):
         with pytest.raises(ValueError, match="keys; this solver draws several times"):
             noise, solver = jnp.zeros((12, 6, 1)), made(S.ancestral(), reward, 3)
             jd.sample(noise, DENOISE, VP, solver, jd.grids.uniform(VP, 12), x=jnp.zeros((6, 1)))

@@ -25,7 +25,7 @@ class Importance(Walk):
     def step(self, denoise, state, row, draw):
         """Candidates for all clean tokens at once, one of them by its energy, then the posterior step."""
         x, process = state.x, row.process
-        noise, pick, values = (fold_in(draw.keys, i) for i in range(3))
+        noise, pick, values = (draw.own(i) for i in range(3))
         logits = self.logits(denoise, x, row.t, process)
 
         def candidate(i):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_choice, check_count, dataclass, fold_in, static_field
+from jaxdiff.core import check_choice, check_count, dataclass, static_field
 from jaxdiff.core.categorical import categorical, fine_uniform
 from jaxdiff.solvers.discrete.steps import DiscretePlan, Walk, check_process, lay_out, per_row
 
@@ -62,7 +62,7 @@ class FirstHitting(Walk):
 
     def _event(self, denoise, state, row, draw):
         x, process, k = state.x, row.process, self.per_event
-        times, places, values = (fold_in(draw.keys, i) for i in range(3))
+        times, places, values = (draw.own(i) for i in range(3))
         masked = x == process.mask
         n = jnp.sum(masked, axis=1, keepdims=True) - jnp.arange(k)[None]
         waits = jnp.log(fine_uniform(times, (k,))) / jnp.maximum(n, 1)
@@ -120,10 +120,10 @@ class Confidence(Walk):
         """Draws every masked token, and keeps as many of the surest as the schedule says."""
         x, process = state.x, row.process
         logits = self.logits(denoise, x, row.t, process)
-        tokens = categorical(fold_in(draw.keys, 0), logits)
+        tokens = categorical(draw.own(0), logits)
         masked = x == process.mask
         sure = jnp.where(masked, self._confidence(logits, tokens), -jnp.inf)
-        ties = fine_uniform(fold_in(draw.keys, 1), x.shape[1:])
+        ties = fine_uniform(draw.own(1), x.shape[1:])
         rank = jnp.argsort(jnp.lexsort((ties, -sure), axis=1), axis=1)
         stay = jnp.round(jnp.mean(process.schedule.level(row.to)) * state.total)
         count = jnp.sum(masked, axis=1, keepdims=True) - jnp.where(row.to == 0, 0, stay)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_count, concrete, dataclass, fold_in
+from jaxdiff.core import check_count, concrete, dataclass
 
 
 def prompt(process, tokens, length, batch=1):
@@ -59,7 +59,7 @@ class Clamped:
         state, process = self.solver.step(denoise, state, row, draw), row.process
         tokens = jnp.broadcast_to(jnp.asarray(self.tokens), state.x.shape)
         if getattr(process, "mask_share", 0) < 1:
-            tokens = process.perturb(tokens, process.noise(fold_in(draw.keys, 2**20), tokens), row.to)
+            tokens = process.perturb(tokens, process.noise(draw.own(2**20), tokens), row.to)
         return self._hold(state, tokens)
 
     def _hold(self, state, tokens):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_choice, check_count, concrete, dataclass, fold_in, safe_divide, static_field
+from jaxdiff.core import check_choice, check_count, concrete, dataclass, safe_divide, static_field
 from jaxdiff.core.categorical import categorical, fine_uniform, token_log_prob
 from jaxdiff.processes.discrete import times_for
 from jaxdiff.solvers.discrete.steps import DiscretePlan, Tokens, Walk, lay_out, per_row
@@ -75,8 +75,8 @@ class Remasking(Walk):
         """Masked tokens are unmasked and others masked again, each with its probability."""
         x, process = state.x, row.process
         logits = self.logits(denoise, x, row.t, process)
-        x0 = categorical(fold_in(draw.keys, 1), logits)
-        u = fine_uniform(fold_in(draw.keys, 0), x.shape[1:])
+        x0 = categorical(draw.own(1), logits)
+        u = fine_uniform(draw.own(0), x.shape[1:])
         level_t, level_s = (process.schedule.level(times_for(x, t, "remasking")) for t in (row.t, row.to))
         sigma = self._sigma(state, row, level_t, level_s)
         unmask = safe_divide(1 - level_s - (1 - sigma) * (1 - level_t), level_t)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import dataclass, fold_in, safe_divide, static_field
+from jaxdiff.core import dataclass, safe_divide, static_field
 from jaxdiff.core.categorical import categorical
 from jaxdiff.processes.discrete import DiscreteProcess
 
@@ -97,11 +97,11 @@ class Ancestral(Walk):
     def step(self, denoise, state, row, draw):
         """Clean tokens from the logits, then `x_s ~ q(x_s | x_t, x0)`."""
         x, process = state.x, row.process
-        noise = process.noise(fold_in(draw.keys, 0), x)
+        noise = process.noise(draw.own(0), x)
 
         def evaluate(x):
             logits = self.logits(denoise, x, row.t, process)
-            x0 = categorical(fold_in(draw.keys, 1), logits)
+            x0 = categorical(draw.own(1), logits)
             return process.reverse(noise, x, x0, row.t, row.to)
 
         if not self.cache:
@@ -142,8 +142,8 @@ class TauLeaping(Walk):
     def step(self, denoise, state, row, draw):
         """Clean tokens from the logits, then at most one jump a token at the rates of the step's start."""
         x, process = state.x, row.process
-        noise = process.noise(fold_in(draw.keys, 0), x)
-        x0 = categorical(fold_in(draw.keys, 1), self.logits(denoise, x, row.t, process))
+        noise = process.noise(draw.own(0), x)
+        x0 = categorical(draw.own(1), self.logits(denoise, x, row.t, process))
         clean, fresh = process.jump(x, x0, row.t)
         total = clean + fresh
         jumps = jnp.where(total > 0, -jnp.expm1(-(row.t - row.to) * total), 0.0)
