@@ -75,14 +75,14 @@ def test_shear_moves_lower_rows_right():
 @pytest.mark.slow
 @pytest.mark.keys_again
 def test_the_vector_says_what_was_done_by_each_examples_own_key():
-    x = jax.random.normal(jax.random.key(2), (4, 8, 8, 1))
+    x = _noise(2, (4, 8, 8, 1))
     keys = jax.random.split(jax.random.key(3), 4)
     affine = Affine(probability=0.5, background=0.0)
-    run = jax.jit(affine)
-    got, vector = run(keys, x)
+    run = jax.jit(lambda affine, keys, x: affine(keys, x))
+    got, vector = jax.device_get(run(affine, keys, x))
     assert vector.shape == (4, 6)
-    np.testing.assert_allclose(got[2], affine._apply(x[2], vector[2]), atol=1e-5)
-    flipped, _ = run(keys[::-1], x[::-1])
+    np.testing.assert_allclose(got[2], _jitted_apply(affine, x[2], vector[2]), atol=1e-5)
+    flipped, _ = jax.device_get(run(affine, keys[::-1], x[::-1]))
     np.testing.assert_allclose(flipped[::-1], got, atol=1e-6)
     same, none = Affine(probability=0.0)(keys, x)
     np.testing.assert_allclose(same, x, atol=1e-6)

@@ -20,59 +20,83 @@ def low_rank():
 
 @pytest.mark.slow
 def test_asymmetry():
-    x = jax.random.normal(jax.random.key(0), (5, 2))
-    matrix = jnp.array([[1.0, 2.0], [0.0, 1.0]])
-    np.testing.assert_allclose(D.jacobian(lambda x, t: x @ matrix.T, x, 0.5)[0], matrix, atol=1e-6)
-    np.testing.assert_allclose(D.asymmetry(lambda x, t: x @ matrix.T, x, 0.5), np.sqrt(8 / 6), rtol=1e-5)
+    x = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    matrix = np.float32([[1.0, 2.0], [0.0, 1.0]])
     target = jd.testing.gaussian_mixture(
         np.array([[1.0, 0], [-1, 0.3]]), np.array([0.1, 0.2]), np.array([0.5, 0.5])
     )
-    np.testing.assert_allclose(D.asymmetry(target.denoiser(VP), x, 0.4), 0, atol=1e-4)
+
+    @jax.jit
+    def found(x):
+        linear = lambda x, t: x @ matrix.T  # noqa: E731
+        of_score = D.asymmetry(target.denoiser(VP), x, 0.4)
+        return D.jacobian(linear, x, 0.5)[0], D.asymmetry(linear, x, 0.5), of_score
+
+    jacobian, of_matrix, of_score = found(x)
+    np.testing.assert_allclose(jacobian, matrix, atol=1e-6)
+    np.testing.assert_allclose(of_matrix, np.sqrt(8 / 6), rtol=1e-5)
+    np.testing.assert_allclose(of_score, 0, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_a_gauge_field_leaves_marginals_and_only_a_gauge_field():
     covariance = np.array([[0.5, 0.2], [0.2, 0.3]])
-    target = jd.testing.gaussian(np.zeros(2), covariance)
-    t, x = 0.4, jax.random.normal(jax.random.key(1), (64, 2))
+    target, t = jd.testing.gaussian(np.zeros(2), covariance), 0.4
     a, _, c = VP.coefficients(t)
-    precision = jnp.asarray(np.linalg.inv(a**2 * covariance + c**2 * np.eye(2)), jnp.float32)
-    skew = jnp.array([[0.0, 0.7], [-0.7, 0.0]])
-    gauge = lambda x, t: x @ (skew @ precision).T  # noqa: E731
-    score = target.score(VP)
-    np.testing.assert_allclose(D.gauge_residual(gauge, score, x, t), 0, atol=1e-4)
-    assert float(D.asymmetry(gauge, x, t).min()) > 0.5  # not conservative, and yet harmless
-    assert float(jnp.abs(D.gauge_residual(lambda x, t: 0.1 * x, score, x, t)).mean()) > 0.05
+    precision = np.linalg.inv(a**2 * covariance + c**2 * np.eye(2))
+    turn = np.float32(np.array([[0.0, 0.7], [-0.7, 0.0]]) @ precision)
+
+    @jax.jit
+    def found(x):
+        gauge, score = lambda x, t: x @ turn.T, target.score(VP)
+        residuals = (D.gauge_residual(field, score, x, t) for field in (gauge, lambda x, t: 0.1 * x))
+        return *residuals, D.asymmetry(gauge, x, t)
+
+    residual, other, asymmetry = found(np.random.default_rng(1).normal(size=(64, 2)).astype(np.float32))
+    np.testing.assert_allclose(residual, 0, atol=1e-4)
+    assert np.min(asymmetry) > 0.5  # not conservative, and yet harmless
+    assert np.abs(other).mean() > 0.05
 
 
 @pytest.mark.slow
 def test_intrinsic_dimension_and_subspaces():
     bases, target = low_rank()
     t = float(VP.time_of_log_snr(2.5))
-    x0 = target.sample(jax.random.key(2), 40)
-    x = VP.perturb(x0, jax.random.normal(jax.random.key(3), x0.shape), t)
     denoise = target.denoiser(VP)
-    dimension = np.asarray(D.intrinsic_dimension(denoise, VP, x, t))
+
+    @jax.jit
+    def found():
+        x0 = target.sample(jax.random.key(2), 40)
+        x = VP.perturb(x0, jax.random.normal(jax.random.key(3), x0.shape), t)
+        subspace = D.principal_subspace(denoise, x, t, 3)
+        return x0, x, D.intrinsic_dimension(denoise, VP, x, t), subspace
+
+    x0, x, dimension, subspace = jax.device_get(found())
     assert np.mean(dimension == 3) > 0.9
-    found = np.asarray(D.principal_subspace(denoise, x, t, 3))
     own = np.argmax(np.linalg.norm(np.einsum("kid,ni->nkd", bases, x0), axis=-1), axis=1)
-    errors = D.subspace_error(jnp.asarray(found), jnp.asarray(bases[own], jnp.float32))
-    assert float(jnp.median(errors)) < 0.05
-    one, other = jnp.eye(4)[:, :2], jnp.eye(4)[:, 2:]
-    np.testing.assert_allclose([D.subspace_error(one, one), D.subspace_error(one, other)], [0, 1])
+    unit = np.eye(4, dtype=np.float32)
+    one, other = unit[:, :2], unit[:, 2:]
+    error = jax.jit(lambda *pairs: [D.subspace_error(*pair) for pair in pairs])
+    errors, *known = error((subspace, np.float32(bases[own])), (one, one), (one, other))
+    assert np.median(errors) < 0.05
+    np.testing.assert_allclose(known, [0, 1])
     with pytest.raises(ValueError, match="threshold"):
         D.intrinsic_dimension(denoise, VP, x, t, 1.5)
     with pytest.raises(ValueError, match="equal"):
-        D.subspace_error(one, jnp.eye(4)[:, :3])
+        D.subspace_error(one, unit[:, :3])
 
 
 @pytest.mark.slow
 def test_the_denoiser_of_subspaces_is_the_exact_one():
     bases, target = low_rank()
-    x, t = jax.random.normal(jax.random.key(0), (6, 12)), jnp.linspace(0.2, 0.9, 6)
-    ours = D.subspace_denoiser(jnp.asarray(bases, jnp.float32), VP, jnp.array([1.0, 1.0]))
-    np.testing.assert_allclose(ours(x, t), target.denoiser(VP)(x, t), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(ours(x, 0.4), target.denoiser(VP)(x, 0.4), rtol=1e-4, atol=1e-5)
+    x, t = np.random.default_rng(0).normal(size=(6, 12)), np.linspace(0.2, 0.9, 6)
+    ours = D.subspace_denoiser(np.float32(bases), VP, np.ones(2, np.float32))
+
+    @jax.jit
+    def found(x, t):
+        return [(denoise(x, t), denoise(x, 0.4)) for denoise in (ours, target.denoiser(VP))]
+
+    np.testing.assert_allclose(*found(np.float32(x), np.float32(t)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -106,8 +130,7 @@ def test_a_gauge_field_leaves_the_likelihood():
     """Of a model whose score differs from the exact one by it; any other field changes the likelihood."""
     covariance = np.array([[0.5, 0.2], [0.2, 0.3]])
     target = jd.testing.gaussian(np.zeros(2), covariance)
-    skew, exact = jnp.array([[0.0, 0.7], [-0.7, 0.0]]), target.denoiser(VP)
-    x0 = target.sample(jax.random.key(0), 64)
+    skew, exact = np.float32([[0.0, 0.7], [-0.7, 0.0]]), target.denoiser(VP)
 
     def spoiled(turn):
         def denoise(x, t):  # D = (x + c^2 score) / a
@@ -117,12 +140,16 @@ def test_a_gauge_field_leaves_the_likelihood():
 
         return denoise
 
-    def log_prob(turn):
-        return jd.likelihood.log_prob(
+    @jax.jit
+    def found(turns):
+        x0 = target.sample(jax.random.key(0), 64)
+        log_prob = lambda turn: jd.likelihood.log_prob(  # noqa: E731
             None, spoiled(turn), VP, x0, solver=jd.solvers.unipc(2), grid=jd.grids.log_snr(VP, 150)
         )
+        return jax.vmap(log_prob)(turns), target.log_prob(VP, x0, VP.t_min)
 
-    logp = jax.jit(jax.vmap(log_prob))(jnp.stack([0 * skew, 0.3 * skew, 0.1 * jnp.eye(2)]))
+    turns = np.stack([0 * skew, 0.3 * skew, 0.1 * np.eye(2)]).astype(np.float32)
+    logp, expected = jax.device_get(found(turns))
     np.testing.assert_allclose(logp[1].mean(), logp[0].mean(), atol=0.01)
-    np.testing.assert_allclose(logp[0], target.log_prob(VP, x0, VP.t_min), atol=0.05)
-    assert abs(float((logp[2] - logp[0]).mean())) > 0.1
+    np.testing.assert_allclose(logp[0], expected, atol=0.05)
+    assert abs((logp[2] - logp[0]).mean()) > 0.1

@@ -15,15 +15,20 @@ VP = jd.processes.VP()
 def test_principal_and_singular_directions():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(6, 6)))[0]
-    features = jnp.asarray(
-        rng.normal(size=(500, 6)) * np.array([3, 2, 0.1, 0.1, 0.1, 0.1]) @ basis.T, jnp.float32
-    )
-    found, variances = E.principal_directions(features.reshape(500, 2, 3), 2)
+    features = rng.normal(size=(500, 6)) * np.array([3, 2, 0.1, 0.1, 0.1, 0.1]) @ basis.T
+    matrix = rng.normal(size=(8, 6)).astype(np.float32)
+
+    @jax.jit
+    def work(features):
+        fn = lambda h: jnp.tanh(0.1 * matrix @ h.reshape(-1)).reshape(2, 4)  # noqa: E731
+        singular = E.jacobian_directions(fn, jnp.zeros((2, 3)), 3, jax.random.key(0), 60)
+        return E.principal_directions(features, 2), singular
+
+    principal, singular = jax.device_get(work(np.float32(features).reshape(500, 2, 3)))
+    found, variances = principal
     np.testing.assert_allclose(np.abs(found.reshape(2, 6) @ basis[:, :2]), np.eye(2), atol=0.1)
     np.testing.assert_allclose(variances, [9, 4], rtol=0.2)
-    matrix = jnp.asarray(rng.normal(size=(8, 6)), jnp.float32)
-    fn = lambda h: jnp.tanh(0.1 * matrix @ h.reshape(-1)).reshape(2, 4)  # noqa: E731
-    directions, values = E.jacobian_directions(fn, jnp.zeros((2, 3)), 3, jax.random.key(0), 60)
+    directions, values = singular
     _, exact, rows = np.linalg.svd(0.1 * matrix)
     np.testing.assert_allclose(values, exact[:3], rtol=1e-3)
     np.testing.assert_allclose(np.abs(directions.reshape(3, 6) @ rows[:3].T), np.eye(3), atol=2e-2)
@@ -45,32 +50,40 @@ def test_projecting_out():
 def test_a_shift_at_the_mixing_step_flips_the_attribute():
     """Two modes along x, two along y: one shift flips x and leaves y, at the step where x is decided."""
     means = np.array([[i, j] for i in (-1.0, 1.0) for j in (-1.0, 1.0)])
-    target = jd.testing.gaussian_mixture(means, np.full(4, 0.02), np.full(4, 0.25))
+    denoise = jd.testing.gaussian_mixture(means, np.full(4, 0.02), np.full(4, 0.25)).denoiser(VP)
     grid = jd.grids.log_snr(VP, 40)
-    keys = jax.random.split(jax.random.key(0), 800)
-    path = jd.sample(keys, target.denoiser(VP), VP, jd.solvers.ancestral(), grid, shape=(2,), save="all")
-    positive = path[-1][:, 0] > 0
-    index, found, accuracy = E.mixing_step(path, positive, 0.9)
-    index = int(index)
+
+    @jax.jit
+    def work():
+        keys = jax.random.split(jax.random.key(0), 800)
+        path = jd.sample(keys, denoise, VP, jd.solvers.ancestral(), grid, shape=(2,), save="all")
+        positive = path[-1][:, 0] > 0
+        late = E.shift(path[-3], E.boundary(path[-3], positive), -0.3)
+        late = jd.sample(None, denoise, VP, jd.solvers.ddim(), grid[-3:], x=late)
+        return path, positive, E.mixing_step(path, positive, 0.9), late
+
+    path, positive, (index, found, accuracy), late = jax.device_get(work())
     assert 0 < index < 38 and accuracy[0] < accuracy[index] and accuracy[index] >= 0.9
-    np.testing.assert_allclose(jnp.abs(found.normal), [1, 0], atol=0.15)
-    moved = E.shift(path[index], found, -jnp.abs(found.side(path[index])))
-    end = jd.sample(None, target.denoiser(VP), VP, jd.solvers.ddim(), grid[index:], x=moved)
-    was = np.asarray(positive)
-    assert np.mean(end[was, 0] < 0) > 0.9
-    assert np.mean((end[was, 1] > 0) == (path[-1][was, 1] > 0)) > 0.9
-    late = E.shift(path[-3], E.boundary(path[-3], positive), -0.3)
-    end = jd.sample(None, target.denoiser(VP), VP, jd.solvers.ddim(), grid[-3:], x=late)
-    assert abs(float(jnp.mean(jnp.abs(end[was, 0])))) < 1.0  # too late: off the modes
+    np.testing.assert_allclose(np.abs(found.normal), [1, 0], atol=0.15)
+
+    @jax.jit
+    def turned(x):
+        moved = E.shift(x, found, -jnp.abs(found.side(x)))
+        return jd.sample(None, denoise, VP, jd.solvers.ddim(), grid[index:], x=moved)
+
+    end = np.asarray(turned(path[index]))
+    assert np.mean(end[positive, 0] < 0) > 0.9
+    assert np.mean((end[positive, 1] > 0) == (path[-1][positive, 1] > 0)) > 0.9
+    assert np.mean(np.abs(late[positive, 0])) < 1.0  # too late: off the modes
 
 
 @pytest.mark.slow
 def test_contrastive_directions():
-    rng = jax.random.key(0)
-    common = jax.random.normal(rng, (3, 1, 20))
-    jitter = 0.1 * jax.random.normal(jax.random.key(1), (3, 6, 20))
-    apart, alike = E.contrastive_loss(common + jitter), E.contrastive_loss(common[:1] + jitter)
-    assert apart.shape == (3,) and float(apart.max()) < float(alike.min()) - 0.5
+    rng = np.random.default_rng(0)
+    common, jitter = rng.normal(size=(3, 1, 20)), 0.1 * rng.normal(size=(3, 6, 20))
+    loss = jax.jit(E.contrastive_loss)
+    apart, alike = (np.asarray(loss(np.float32(way + jitter))) for way in (common, common[:1]))
+    assert apart.shape == (3,) and apart.max() < alike.min() - 0.5
     with pytest.raises(ValueError, match="two directions"):
         E.contrastive_loss(common[:1] + jitter[:1])
 

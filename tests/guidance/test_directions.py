@@ -9,7 +9,7 @@ import jaxdiff as jd
 
 G = jd.guidance
 VP = jd.processes.VP()
-X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8, 8, 2)), jnp.float32)
+X = np.random.default_rng(0).normal(size=(4, 8, 8, 2)).astype(np.float32)
 
 
 def cond(x, t):
@@ -18,6 +18,11 @@ def cond(x, t):
 
 def uncond(x, t):
     return 0.5 * jnp.roll(x, 1, 1) - 0.2
+
+
+def estimates(denoisers, x, t):
+    """What each of them says, in one program."""
+    return jax.device_get(jax.jit(lambda x: [denoise(x, t) for denoise in denoisers])(x))
 
 
 def inner(one, other):
@@ -29,8 +34,7 @@ def test_projection():
         cond, G.classifier_free(cond, uncond, 3.0), G.projected(cond, uncond, 3.0, eta=1.0),
         G.projected(cond, uncond, 3.0), G.projected(cond, uncond, 3.0, eta=1.0, norm=0.5),
     )  # fmt: skip
-    found = jax.jit(lambda x: [denoise(x, 0.5) for denoise in every])(X)
-    clean, plain, whole, across, near = (np.asarray(estimate) for estimate in found)
+    clean, plain, whole, across, near = estimates(every, X, 0.5)
     np.testing.assert_allclose(whole, plain, rtol=1e-4, atol=1e-5)
     change = across - clean
     np.testing.assert_allclose(inner(change, clean), 0, atol=1e-3)
@@ -72,8 +76,7 @@ def test_bands_have_their_own_scales():
         bands(cond, uncond, [3.0, 3.0, 3.0]), G.classifier_free(cond, uncond, 3.0),
         bands(flat, none, [5.0, 5.0, 2.0]), bands(fine, none, [5.0, 2.0, 2.0]), fine,
     )  # fmt: skip
-    found = jax.jit(lambda x: [denoise(x, 0.5) for denoise in every])(X)
-    same, plain, coarse, detail, once = (np.asarray(estimate) for estimate in found)
+    same, plain, coarse, detail, once = estimates(every, X, 0.5)
     np.testing.assert_allclose(same, plain, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(coarse, 2.0, rtol=1e-5)
     np.testing.assert_allclose(detail, 5.0 * once, rtol=1e-5)
@@ -83,60 +86,68 @@ def test_bands_have_their_own_scales():
 
 @pytest.mark.slow
 def test_an_exact_classifier_gives_the_exact_conditional():
-    means, process, t = np.array([[1.0, 0.0], [-1.0, 0.5]]), VP, 0.4
+    means, flow = np.array([[1.0, 0.0], [-1.0, 0.5]]), jd.processes.RectifiedFlow()
     parts = [jd.testing.gaussian(m, np.full(2, 0.3)) for m in means]
     whole = jd.testing.gaussian_mixture(means, np.full((2, 2), 0.3), np.array([0.5, 0.5]))
-    x = jax.random.normal(jax.random.key(1), (16, 2))
+    x = np.random.default_rng(1).normal(size=(16, 2)).astype(np.float32)
 
     def log_prob(x, t):
-        logs = jnp.stack([part.log_prob(process, x, t) for part in parts], -1)
+        logs = jnp.stack([part.log_prob(VP, x, t) for part in parts], -1)
         return jax.nn.log_softmax(logs, -1)[:, 0]
 
-    guided = G.classifier(whole.denoiser(process), process, log_prob)
-    np.testing.assert_allclose(guided(x, t), parts[0].denoiser(process)(x, t), rtol=1e-3, atol=1e-3)
-    assert np.isfinite(
-        G.classifier(whole.denoiser(jd.processes.RectifiedFlow()), jd.processes.RectifiedFlow(), log_prob)(
-            x, 1.0
-        )
-    ).all()
+    guided, late = (G.classifier(whole.denoiser(process), process, log_prob) for process in (VP, flow))
+    found, exact, end = estimates((guided, parts[0].denoiser(VP), lambda x, t: late(x, 1.0)), x, 0.4)
+    np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-3)
+    assert np.isfinite(end).all()
 
 
 @pytest.mark.slow
 def test_a_linear_loss_tilts_a_gaussian_exactly():
     """N(m, V) exp(-w . x) is N(m - V w, V)."""
-    mean, variance, w = np.array([0.5, -0.2]), np.array([0.3, 0.8]), jnp.array([1.0, -0.5])
+    mean, variance, w = np.array([0.5, -0.2]), np.array([0.3, 0.8]), np.float32([1.0, -0.5])
     base = jd.testing.gaussian(mean, variance).denoiser(VP)
-    tilted = jd.testing.gaussian(mean - variance * np.asarray(w), variance).denoiser(VP)
-    x = jax.random.normal(jax.random.key(1), (16, 2))
-    out = G.energy(base, VP, lambda x0: x0 @ w)(x, 0.4)
-    np.testing.assert_allclose(out, tilted(x, 0.4), rtol=1e-3, atol=1e-4)
+    tilted = jd.testing.gaussian(mean - variance * w, variance).denoiser(VP)
+    x = np.random.default_rng(1).normal(size=(16, 2)).astype(np.float32)
+    led, direct = (G.energy(base, VP, lambda x0: x0 @ w, through=through) for through in (True, False))
+    out, exact, free, plain = estimates((led, tilted, direct, base), x, 0.4)
+    np.testing.assert_allclose(out, exact, rtol=1e-3, atol=1e-4)
     a, _, c = VP.coefficients(0.4)
-    free = G.energy(base, VP, lambda x0: x0 @ w, through=False)(x, 0.4)
-    np.testing.assert_allclose(free, base(x, 0.4) - (c / a) ** 2 * w[None], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(free, plain - (c / a) ** 2 * w[None], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_momentum_and_precision_remember():
-    keys, grid = jax.random.split(jax.random.key(0), 4), jd.grids.uniform(VP, 4)
     pair = lambda x, t: (cond(x, t), uncond(x, t))  # noqa: E731
-    solver = jd.solvers.ddim()
-
-    def run(solver, denoise):
-        return jd.sample(keys, denoise, VP, solver, grid, shape=(8, 8, 2))
-
-    plain = run(solver, G.projected(cond, uncond, 3.0, eta=0.3))
-    np.testing.assert_allclose(
-        run(G.momentum(solver, 3.0, beta=0.0, eta=0.3), pair), plain, rtol=1e-4, atol=1e-4
-    )
-    assert float(jnp.abs(run(G.momentum(solver, 3.0, beta=-0.5, eta=0.3), pair) - plain).max()) > 1e-2
+    solver, grid = jd.solvers.ddim(), jd.grids.uniform(VP, 4)
     one = G.precision_weighted(solver, 3.0)
-    first = one.guide(X, 0.5, pair(X, 0.5), one.start(X))
-    np.testing.assert_allclose(first[0], G.classifier_free(cond, uncond, 3.0)(X, 0.5), rtol=1e-4, atol=1e-4)
-    calm = X.at[:, :4].add(0.5)  # the upper half changed: less sure there
-    later, _ = one.guide(calm, 0.5, pair(calm, 0.5), first[1])
-    strength = (later - uncond(calm, 0.5)) / (cond(calm, 0.5) - uncond(calm, 0.5))
-    assert float(strength[:, :4].mean()) < 1.5 < float(strength[:, 4:].mean())
-    assert np.isfinite(run(one, pair)).all()
+
+    @jax.jit
+    def runs():
+        def run(solver, denoise=pair):
+            keys = jax.random.split(jax.random.key(0), 4)
+            return jd.sample(keys, denoise, VP, solver, grid, shape=(8, 8, 2))
+
+        none, some = (run(G.momentum(solver, 3.0, beta=beta, eta=0.3)) for beta in (0.0, -0.5))
+        return run(solver, G.projected(cond, uncond, 3.0, eta=0.3)), none, some, run(one)
+
+    plain, none, some, weighted = jax.device_get(runs())
+    np.testing.assert_allclose(none, plain, rtol=1e-4, atol=1e-4)
+    assert np.abs(some - plain).max() > 1e-2
+    assert np.isfinite(weighted).all()
+
+    calm = X.copy()
+    calm[:, :4] += 0.5  # the upper half changed: less sure there
+
+    @jax.jit
+    def twice(x, calm):
+        first, memory = one.guide(x, 0.5, pair(x, 0.5), one.start(x))
+        later, _ = one.guide(calm, 0.5, pair(calm, 0.5), memory)
+        return first, G.classifier_free(cond, uncond, 3.0)(x, 0.5), later, pair(calm, 0.5)
+
+    first, free, later, (told, untold) = jax.device_get(twice(X, calm))
+    np.testing.assert_allclose(first, free, rtol=1e-4, atol=1e-4)
+    strength = (later - untold) / (told - untold)
+    assert strength[:, :4].mean() < 1.5 < strength[:, 4:].mean()
 
 
 def test_a_precision_per_value_and_a_scale_per_example():
@@ -156,40 +167,54 @@ def test_precision_finds_what_can_be_predicted():
     spread = np.geomspace(0.01, 1.0, 32)
     sure = jd.testing.gaussian(np.linspace(-1, 1, 32)[::-1].copy(), spread).denoiser(VP)
     solver = G.precision_weighted(jd.solvers.ddim(), 2.0)
-    keys, grid = jax.random.split(jax.random.key(0), 64), jd.grids.log_snr(VP, 20)
-    pair = lambda x, t: (sure(x, t), sure(x, t))  # noqa: E731
-    _, state = jd.sample(keys, pair, VP, solver, grid, shape=(32,), save="state")
-    precision = (1 / (state.memory[1] + 1e-4)).mean(0)
+    grid, pair = jd.grids.log_snr(VP, 20), lambda x, t: (sure(x, t), sure(x, t))
+
+    @jax.jit
+    def memory(key):
+        keys = jax.random.split(key, 64)
+        return jd.sample(keys, pair, VP, solver, grid, shape=(32,), save="state")[1].memory
+
+    precision = (1 / (np.asarray(memory(jax.random.key(0))[1]) + 1e-4)).mean(0)
     ranks = np.argsort(np.argsort(precision))
     assert np.corrcoef(ranks, -np.arange(32))[0, 1] > 0.7, ranks
 
 
 @pytest.mark.slow
 def test_vendi_counts_and_guides():
-    np.testing.assert_allclose(G.vendi_score(jnp.eye(5)), 5, rtol=1e-4)
-    np.testing.assert_allclose(G.vendi_score(jnp.ones((5, 3))), 1, rtol=1e-4)
-    images = 50 * jnp.arange(12.0).reshape(3, 4) % 256
-    np.testing.assert_allclose(G.vendi_score(images.astype(jnp.uint8)), G.vendi_score(images), rtol=1e-4)
-    np.testing.assert_allclose(G.vendi_score(jnp.repeat(jnp.eye(2), 3, 0)), 2, rtol=1e-4)
+    images = 50 * np.arange(12, dtype=np.float32).reshape(3, 4) % 256
+    five, alike, two = np.eye(5), np.ones((5, 3)), np.repeat(np.eye(2), 3, 0)
+    sets = *(np.float32(v) for v in (five, alike, two)), images, images.astype(np.uint8)
+    *scores, whole, stored = jax.jit(lambda *sets: [G.vendi_score(v) for v in sets])(*sets)
+    np.testing.assert_allclose(scores, [5, 1, 2], rtol=1e-4)
+    np.testing.assert_allclose(stored, whole, rtol=1e-4)
     kernel = jd.guidance.vendi.gaussian(1.0)
-    x = jax.random.normal(jax.random.key(2), (6, 2))
+    x, step = np.random.default_rng(2).normal(size=(6, 2)).astype(np.float32), np.zeros((6, 2), np.float32)
+    step[3, 1] = 1e-2
     loss = G.vendi_loss(bank=x[:2], exemplars=x[2:4] + 1, weight=0.5, kernel=kernel)
-    slope = jax.grad(lambda x: jnp.sum(loss(x)))(x)
-    step = jnp.zeros_like(x).at[3, 1].set(1e-2)
-    measured = (jnp.sum(loss(x + step)) - jnp.sum(loss(x - step))) / 2e-2
-    np.testing.assert_allclose(slope[3, 1], measured, rtol=2e-2, atol=1e-4)
+
+    @jax.jit
+    def slopes(x, step):
+        total = lambda x: jnp.sum(loss(x))  # noqa: E731
+        return jax.grad(total)(x)[3, 1], (total(x + step) - total(x - step)) / 2e-2
+
+    np.testing.assert_allclose(*slopes(x, step), rtol=2e-2, atol=1e-4)
     # guided samples cover the rare mode of an unequal mixture more often
     target = jd.testing.gaussian_mixture(
         np.array([[2.0, 0], [-2.0, 0]]), np.full((2, 2), 0.05), np.array([0.95, 0.05])
     )
-    keys, grid = jax.random.split(jax.random.key(3), 64), jd.grids.log_snr(VP, 30)
-    base = target.denoiser(VP)
+    grid, base = jd.grids.log_snr(VP, 30), target.denoiser(VP)
     spread = G.energy(base, VP, G.vendi_loss(kernel=kernel), 300.0)
-    share = [
-        float(jnp.mean(jd.sample(keys, D, VP, jd.solvers.ddim(), grid, shape=(2,))[:, 0] < 0))
-        for D in (base, spread)
-    ]
-    assert share[1] > share[0] + 0.1, share
+
+    @jax.jit
+    def shares():
+        def share(denoise):
+            keys = jax.random.split(jax.random.key(3), 64)
+            return jnp.mean(jd.sample(keys, denoise, VP, jd.solvers.ddim(), grid, shape=(2,))[:, 0] < 0)
+
+        return share(base), share(spread)
+
+    plain, guided = (float(share) for share in shares())
+    assert guided > plain + 0.1, (plain, guided)
 
 
 @pytest.mark.slow

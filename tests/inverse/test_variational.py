@@ -15,15 +15,20 @@ PAIR = jd.testing.gaussian(np.zeros(2), [[1.0, 0.8], [0.8, 1.0]])
 @pytest.mark.slow
 def test_a_start_is_found_whose_sample_agrees():
     """The map of a Gaussian is linear, so the best start without a prior gives the measurement exactly."""
-    y = jnp.array([[1.2, 0.0], [-0.4, 0.0]])
-    x = jax.random.normal(jax.random.key(0), (2, 2))
+    y = np.float32([[1.2, 0.0], [-0.4, 0.0]])
+    x = np.random.default_rng(0).normal(size=(2, 2)).astype(np.float32)
     grid, solver = jd.grids.log_snr(VP, 8), jd.solvers.dpmpp_multistep(2)
-    start, sample, losses = inverse.latent(
-        PAIR.denoiser(VP), VP, solver, grid, inverse.mask([1, 0]), y, x, updates=150, weight=0.0
-    )
+
+    @jax.jit
+    def found(y, x):
+        start, sample, losses = inverse.latent(
+            PAIR.denoiser(VP), VP, solver, grid, inverse.mask([1, 0]), y, x, updates=150, weight=0.0
+        )
+        return sample, losses, jd.sample(None, PAIR.denoiser(VP), VP, solver, grid, x=start)
+
+    sample, losses, again = jax.device_get(found(y, x))
     np.testing.assert_allclose(sample[:, 0], y[:, 0], atol=0.02)
     assert losses.shape == (150, 2) and (losses[-1] < 1e-2 * losses[0]).all()
-    again = jd.sample(None, PAIR.denoiser(VP), VP, solver, grid, x=start)
     np.testing.assert_allclose(again, sample, atol=1e-5)
     with pytest.raises(ValueError, match="deterministic solver"):
         inverse.latent(
@@ -46,39 +51,46 @@ def test_the_regulariser_of_red_diff_has_the_gradient_of_a_gaussian_prior():
     v, mean, weight = 0.5, 0.7, 0.3
     denoise = jd.testing.gaussian(np.zeros(1), [v]).denoiser(VP)
     n = 20000
-    y = jnp.zeros((n, 1))
-    solver = inverse.red_diff(inverse.dense(np.zeros((1, 1))), y, 1.0, weight)
+    solver = inverse.red_diff(inverse.dense(np.zeros((1, 1))), np.zeros((n, 1), np.float32), 1.0, weight)
     rows = solver.plan(VP, np.array([0.5, 0.2]))
     row = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), rows)
-    seen = []
 
     class Probe:
         def update(self, gradient, moments):
-            seen.append(gradient)
-            return -gradient, moments
+            return -gradient, gradient
 
     object.__setattr__(solver, "_adam", lambda: Probe())
-    state = solver.step.__func__(
-        solver, denoise, type("S", (), {"x": jnp.full((n, 1), mean), "moments": None}),
-        row, lambda: jax.random.normal(jax.random.key(0), (n, 1)),
-    )  # fmt: skip
+
+    @jax.jit
+    def step():
+        start = type("S", (), {"x": jnp.full((n, 1), mean), "moments": None})
+        draw = lambda: jax.random.normal(jax.random.key(0), (n, 1))  # noqa: E731
+        return solver.step.__func__(solver, denoise, start, row, draw)
+
+    state = jax.device_get(step())
+    gradient = state.moments
     a, _, c = VP.coefficients(0.5)
-    np.testing.assert_allclose(seen[0].mean(), weight * c**2 * mean / (a**2 * v + c**2), rtol=0.03)
-    np.testing.assert_allclose(state.x, mean - seen[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient.mean(), weight * c**2 * mean / (a**2 * v + c**2), rtol=0.03)
+    np.testing.assert_allclose(state.x, mean - gradient, rtol=1e-6)
 
 
 @pytest.mark.slow
 def test_red_diff_comes_to_rest_where_data_and_prior_balance():
     """At one noise level the mean rests where `(mu - y) / s^2 + weight c^2 mu / (a^2 v + c^2) = 0`."""
     v, s, weight, n = 0.5, 0.8, 0.9, 2000
-    y = jnp.full((n, 1), 1.0)
+    y = np.ones((n, 1), np.float32)
     solver = inverse.red_diff(inverse.dense(np.eye(1)), y, s, weight, learning_rate=0.02)
     denoise = jd.testing.gaussian(np.zeros(1), [v]).denoiser(VP)
-    keys, grid = jax.random.split(jax.random.key(0), n), np.linspace(0.5, 0.499, 401)
-    x = jd.sample(keys, denoise, VP, solver, grid, x=jnp.zeros((n, 1)))
+    grid = np.linspace(0.5, 0.499, 401)
+
+    @jax.jit
+    def walk():
+        keys = jax.random.split(jax.random.key(0), n)
+        return jd.sample(keys, denoise, VP, solver, grid, x=jnp.zeros((n, 1)))
+
     a, _, c = VP.coefficients(0.5)
     pull = weight * c**2 / (a**2 * v + c**2)
-    np.testing.assert_allclose(x.mean(), (1 / s**2) / (1 / s**2 + pull), rtol=0.02)
+    np.testing.assert_allclose(np.mean(walk()), (1 / s**2) / (1 / s**2 + pull), rtol=0.02)
 
 
 def test_a_solver_walks_by_its_own_step():

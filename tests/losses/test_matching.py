@@ -32,17 +32,21 @@ def test_flow_matching_is_denoising_of_the_velocity():
 @pytest.mark.slow
 def test_optimal_transport_lowers_the_least_loss():
     """The loss of the best field is the variance of the velocity, which the coupling lowers."""
-    points = jnp.array([[2.0, 0.0], [-2.0, 0.0]])
-    x0 = points[jnp.arange(256) % 2]
+    points = np.float32([[2.0, 0.0], [-2.0, 0.0]])
+    x0 = points[np.arange(256) % 2]
 
     def net(x, t):  # the field of pairs that never cross: towards the point of one's own side
         return (x - jnp.sign(x[:, :1]) * points[:1]) / t[:, None]
 
     late = jd.times.Times(lambda process, u: 0 * u + 0.9, {}, False)
-    plain = jd.losses.flow_matching(net, KEY, x0, times=late).mean()
-    coupled = jd.losses.flow_matching(
-        net, KEY, x0, times=late, coupling=jd.couplings.optimal_transport()
-    ).mean()
+
+    @jax.jit
+    def losses(key, again, x0):
+        coupling = jd.couplings.optimal_transport()
+        plain = jd.losses.flow_matching(net, key, x0, times=late).mean()
+        return plain, jd.losses.flow_matching(net, again, x0, times=late, coupling=coupling).mean()
+
+    plain, coupled = losses(KEY, jax.random.clone(KEY), x0)
     assert coupled < 0.5 * plain
 
 
@@ -50,32 +54,35 @@ def test_optimal_transport_lowers_the_least_loss():
 def test_interpolant_velocity_between_two_gaussians():
     """The least loss is at the closed-form velocity of a linear interpolant between independent Gaussians."""
     process = jd.processes.StochasticInterpolant(scale=0.5)
-    x0 = 0.5 * jax.random.normal(KEY, (4096, 1)) + 1.0
-    y = jax.random.normal(jax.random.key(1), (4096, 1)) - 1.0
+    x0, y = np.random.default_rng(0).standard_normal((2, 4096, 1), np.float32)
+    x0, y = np.float32(0.5) * x0 + 1, y - 1
 
-    def velocity(x, t, sign=1.0):
+    def velocity(x, t, sign, scale):
         t = t[:, None]
         mean, variance = (1 - t) - t, 0.25 * (1 - t) ** 2 + t**2 + 0.25 * t * (1 - t)
         slope = -0.25 * (1 - t) + t + sign * 0.125 * (1 - 2 * t)
-        return -2.0 + slope / variance * (x - mean)
+        return scale * (-2.0 + slope / variance * (x - mean))
 
-    inside = jd.times.Times(lambda process, u: 0.05 + 0.9 * u, {})
-    losses = [
-        float(jd.losses.flow_matching(net, KEY, x0, process=process, y=y, times=inside).mean())
-        for net in (velocity, lambda x, t: velocity(x, t, -1.0), lambda x, t: 1.05 * velocity(x, t))
-    ]
-    assert losses[0] < min(losses[1:]) - 1e-3, losses
-
-    def noise(x, t, scale=1.0):  # E[noise | x_t] = -c score
+    def noise(x, t, scale):  # E[noise | x_t] = -c score
         t = t[:, None]
         mean, variance = (1 - t) - t, 0.25 * (1 - t) ** 2 + t**2 + 0.25 * t * (1 - t)
         return scale * 0.5 * jnp.sqrt(t * (1 - t)) / variance * (x - mean)
 
-    settings = {"process": process, "parameterization": jd.parameterizations.noise(), "times": inside, "y": y}
-    losses = [
-        float(jd.losses.denoising(lambda x, t, k=k: noise(x, t, k), KEY, x0, **settings).mean())
-        for k in (1.0, 0.8, 1.2)
-    ]
+    settings = {"process": process, "times": jd.times.Times(lambda process, u: 0.05 + 0.9 * u, {}), "y": y}
+
+    @jax.jit
+    def of_velocity(sign, scale):
+        net = lambda x, t: velocity(x, t, sign, scale)  # noqa: E731
+        return jd.losses.flow_matching(net, jax.random.key(0), x0, **settings).mean()
+
+    @jax.jit
+    def of_noise(scale):
+        net, kind = lambda x, t: noise(x, t, scale), jd.parameterizations.noise()
+        return jd.losses.denoising(net, jax.random.key(0), x0, parameterization=kind, **settings).mean()
+
+    losses = [float(of_velocity(*change)) for change in ((1.0, 1.0), (-1.0, 1.0), (1.0, 1.05))]
+    assert losses[0] < min(losses[1:]) - 1e-3, losses
+    losses = [float(of_noise(scale)) for scale in (1.0, 0.8, 1.2)]
     assert losses[0] < min(losses[1:]) - 1e-3, losses
 
 
@@ -94,28 +101,38 @@ def test_mean_flow_is_solved_by_the_exact_average_velocity():
         slope = (-(1 - t) * std**2 + t) / spread(t) ** 2
         return jnp.where(t == r, slope, chord)[:, None] * x
 
-    x0 = std * jax.random.normal(KEY, (20000, 1))
+    x0 = std * np.random.default_rng(0).standard_normal((20000, 1), np.float32)
     apart = jd.times.Times(lambda process, u: 0.05 + 0.9 * u, {}, False)
 
-    def slopes(net):
+    @jax.jit
+    def slopes(x0, scale, early):
         """Gradients along two changes of the network: zero where it is the fixed point of its own target."""
 
         def loss(change):
-            changed = lambda x, t, r: net(x, t, r) + change[0] * x + change[1] * x * (t - r)[:, None]  # noqa: E731
+            def changed(x, t, r):
+                net = scale * average(x, t, jnp.where(early, t, r))
+                return net + change[0] * x + change[1] * x * (t - r)[:, None]
+
             return jd.losses.mean_flow(changed, KEY, x0, share=1.0, times=apart).mean()
 
         return jax.grad(loss)(jnp.zeros(2))
 
-    np.testing.assert_allclose(slopes(average), 0.0, atol=0.01)
-    for wrong in (lambda x, t, r: 1.1 * average(x, t, r), lambda x, t, r: average(x, t, t)):
-        assert float(jnp.abs(slopes(wrong)).max()) > 0.02
-    plain, tamed = (jd.losses.mean_flow(average, KEY, x0[:64], power=power) for power in (0.0, 1.0))
+    np.testing.assert_allclose(slopes(x0, 1.0, False), 0.0, atol=0.01)
+    for wrong in ((1.1, False), (1.0, True)):
+        assert np.abs(slopes(x0, *wrong)).max() > 0.02
+
+    @jax.jit
+    def rest(x0):
+        keys, process = jax.random.split(KEY, 4000), jd.processes.RectifiedFlow()
+        samples = [
+            jd.sample(keys, None, process, jd.solvers.flow_map(average), grid, shape=(1,))
+            for grid in (jd.grids.uniform(process, steps) for steps in (1, 3))
+        ]
+        return [jd.losses.mean_flow(average, KEY, x0, power=power) for power in (0.0, 1.0)], samples
+
+    (plain, tamed), samples = jax.device_get(rest(x0[:64]))
     np.testing.assert_allclose(tamed, plain / (plain + 1e-3), rtol=1e-5)
-    keys = jax.random.split(KEY, 4000)
-    process = jd.processes.RectifiedFlow()
-    for steps in (1, 3):
-        grid = jd.grids.uniform(process, steps)
-        x = jd.sample(keys, None, process, jd.solvers.flow_map(average), grid, shape=(1,))
+    for x in samples:
         np.testing.assert_allclose(x.std(), std, rtol=0.05)
 
 

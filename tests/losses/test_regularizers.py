@@ -63,68 +63,82 @@ def test_exact_densities_obey_the_fokker_planck_equation(process):
 
 @pytest.mark.slow
 def test_context_is_a_set():
-    x = jax.random.normal(jax.random.key(18), (2, 5, 4, 3))
-    pad = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = normal(2, 5, 4, 3)
+    pad = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     offsets = [o for o in itertools.product(range(3), range(3)) if o != (1, 1)]
-    true = jnp.stack([pad[:, i : i + 5, j : j + 4] for i, j in offsets], 3)
-    np.testing.assert_allclose(R.context_prediction(true[:, :, :, ::-1], x), 0, atol=1e-6)
-    np.testing.assert_allclose(R.context_prediction(true + 0.1, x), 0.03, rtol=0.2)
+    true = np.stack([pad[:, i : i + 5, j : j + 4] for i, j in offsets], 3)
+    predict = jax.jit(R.context_prediction)
+    np.testing.assert_allclose(predict(true[:, :, :, ::-1], x), 0, atol=1e-6)
+    np.testing.assert_allclose(predict(true + np.float32(0.1), x), 0.03, rtol=0.2)
     inner = true[:, 1:-1, 1:-1]
-    far = jnp.zeros_like(true)
-    np.testing.assert_allclose(
-        R.context_prediction(far, x), jnp.mean(jnp.sum(inner**2, -1), (1, 2, 3)), rtol=1e-5
-    )
-    guess, line = jax.random.normal(jax.random.key(19), (2, 5, 4, 8, 1)), x[..., :1]
-    plane = (jnp.concatenate([part, jnp.zeros_like(part)], -1) for part in (guess, line))
-    np.testing.assert_allclose(  # sorted, and assigned
-        R.context_prediction(guess, line), R.context_prediction(*plane), rtol=1e-5
-    )
+    exact = np.mean(np.sum(inner**2, -1), (1, 2, 3))
+    np.testing.assert_allclose(predict(np.zeros_like(true), x), exact, rtol=1e-5)
+    guess, line = np.random.default_rng(19).standard_normal((2, 5, 4, 8, 1), np.float32), x[..., :1]
+    plane = (np.concatenate([part, np.zeros_like(part)], -1) for part in (guess, line))
+    np.testing.assert_allclose(predict(guess, line), predict(*plane), rtol=1e-5)  # sorted, and assigned
     with pytest.raises(ValueError, match="expected predicted of shape"):
         R.context_prediction(true[:, :, :, :4], x)
 
 
 @pytest.mark.slow
 def test_corruption_of_conditions():
-    embedding = jnp.zeros((4000, 16))
-    for law, spread in (("normal", 1.0), ("uniform", 1 / np.sqrt(3))):
-        out = R.perturb_condition(jax.random.key(3), embedding, 0.5, law)
+    embedding = np.zeros((4000, 16), np.float32)
+    label = np.tile(np.arange(5), 4000)
+
+    @jax.jit
+    def work(embedding, label):
+        laws = [R.perturb_condition(jax.random.key(3), embedding, 0.5, law) for law in ("normal", "uniform")]
+        same = R.perturb_condition(jax.random.key(3), embedding + 1, 0.0)
+        return laws, same, R.corrupt_labels(jax.random.key(4), label, 0.3, 5)
+
+    laws, same, changed = jax.device_get(work(embedding, label))
+    for out, spread in zip(laws, (1.0, 1 / np.sqrt(3)), strict=True):
         np.testing.assert_allclose(out.std(), 0.5 * spread / 4, rtol=0.02)
-    np.testing.assert_array_equal(R.perturb_condition(jax.random.key(3), embedding + 1, 0.0), 1)
-    label = jnp.tile(jnp.arange(5), 4000)
-    changed = R.corrupt_labels(jax.random.key(4), label, 0.3, 5)
-    np.testing.assert_allclose(jnp.mean(changed != label), 0.3 * 0.8, atol=0.01)
-    np.testing.assert_allclose(jnp.bincount(changed, length=5) / 20000, 0.2, atol=0.01)
+    np.testing.assert_array_equal(same, 1)
+    np.testing.assert_allclose(np.mean(changed != label), 0.3 * 0.8, atol=0.01)
+    np.testing.assert_allclose(np.bincount(changed, minlength=5) / 20000, 0.2, atol=0.01)
     with pytest.raises(ValueError, match="rate"):
         R.corrupt_labels(jax.random.key(19), label, 1.5, 5)
 
 
 @pytest.mark.slow
 def test_pairwise_similarity_and_details():
-    source = jax.random.normal(jax.random.key(20), (6, 4, 4, 2))
-    np.testing.assert_allclose(
-        R.pairwise_similarity(source * 2.0, source), 0, atol=1e-5
-    )  # angles alone count
-    same = jnp.broadcast_to(source[:1], source.shape)
-    assert float(R.pairwise_similarity(same, source).min()) > 1e-3  # collapse is punished
+    source = normal(6, 4, 4, 2)
+    same, back = np.repeat(source[:1], 6, 0), source[::-1]
+    block = np.float32([[1.0, 2.0], [5.0, 11.0]])
+    checks = np.float32([[1.0, -1], [-1, 1]])[None, :, :, None]
+
+    @jax.jit
+    def work(source, same, back):
+        details = R.pairwise_similarity(R.haar_details(back), R.haar_details(source))
+        similarities = [R.pairwise_similarity(x, source) for x in (source * 2.0, same)]
+        return similarities, details, R.pairwise_similarity(back, source, True)
+
+    @jax.jit
+    def rest(source, back):
+        pull = jax.grad(lambda one, other: R.pairwise_similarity(one, other).sum(), (0, 1))(back, source)
+        bands = R.haar_details(jnp.ones((2, 4, 4, 1))), R.haar_details(block[None, :, :, None])
+        return pull, bands, R.high_frequency(source + 3.0, source), R.high_frequency(checks, 0 * checks)
+
+    (alike, collapsed), details, of_details = jax.device_get(work(source, same, back))
+    np.testing.assert_allclose(alike, 0, atol=1e-5)  # angles alone count
+    assert collapsed.min() > 1e-3  # collapse is punished
     flat = source.reshape(6, -1)
-    unit = flat / jnp.linalg.norm(flat, axis=1, keepdims=True)
-    p = jnp.exp(unit[0] @ unit[1:].T)
+    unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    p = np.exp(unit[0] @ unit[1:].T)
     p = p / p.sum()
-    np.testing.assert_allclose(R.pairwise_similarity(same, source)[0], jnp.sum(p * jnp.log(5 * p)), rtol=1e-3)
-    details = R.pairwise_similarity(R.haar_details(source[::-1]), R.haar_details(source))
-    np.testing.assert_allclose(R.pairwise_similarity(source[::-1], source, True), details, rtol=1e-4)
-    pull = jax.grad(lambda one, other: R.pairwise_similarity(one, other).sum(), (0, 1))(source[::-1], source)
-    assert float(jnp.abs(pull[0]).max()) > 1e-4 and float(jnp.abs(pull[1]).max()) == 0  # the source stays
-    np.testing.assert_allclose(R.haar_details(jnp.ones((2, 4, 4, 1))), 0)
-    block = jnp.array([[1.0, 2.0], [5.0, 11.0]])
+    np.testing.assert_allclose(collapsed[0], np.sum(p * np.log(5 * p)), rtol=1e-3)
+    np.testing.assert_allclose(of_details, details, rtol=1e-4)
+    pull, (flat, of_block), smooth, rough = jax.device_get(rest(source, back))
+    assert np.abs(pull[0]).max() > 1e-4 and np.abs(pull[1]).max() == 0  # the source stays
+    np.testing.assert_allclose(flat, 0)
     low, high = np.array([1.0, 1.0]) / np.sqrt(2), np.array([-1.0, 1.0]) / np.sqrt(2)
     bands = sum(one @ block @ two for one, two in ((low, high), (high, low), (high, high)))
-    np.testing.assert_allclose(R.haar_details(block[None, :, :, None]), bands, rtol=1e-5)
-    np.testing.assert_allclose(R.high_frequency(source + 3.0, source), 0, atol=1e-10)
-    checks = jnp.array([[1.0, -1], [-1, 1]])[None, :, :, None]
-    np.testing.assert_allclose(R.high_frequency(checks, 0 * checks), 4.0)
+    np.testing.assert_allclose(of_block, bands, rtol=1e-5)
+    np.testing.assert_allclose(smooth, 0, atol=1e-10)
+    np.testing.assert_allclose(rough, 4.0)
     with pytest.raises(ValueError, match="even"):
-        R.haar_details(jnp.zeros((1, 3, 4, 1)))
+        R.haar_details(np.zeros((1, 3, 4, 1)))
 
 
 def test_similarities_to_nothing_have_finite_gradients():

@@ -87,20 +87,20 @@ def test_conv_chooses_by_shape_and_dtype(shape, features, dtype, pays):
 
 @pytest.mark.slow
 def test_double_and_convolve_equals_repeat_then_convolve():
-    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 5, 6))
+    x, kernel = normal(0, (2, 3, 4, 5)), normal(1, (3, 3, 5, 6))
 
     def literal(x, kernel):
         large = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         return convolution.convolve(large, kernel, [(1, 1), (1, 1)])
 
-    np.testing.assert_allclose(
-        convolution.double_and_convolve(x, kernel), literal(x, kernel), atol=2e-5
-    )
-    weights = jnp.cos(jnp.arange(2 * 6 * 8 * 6)).reshape(2, 6, 8, 6)
-    grads = [
-        jax.grad(lambda *a, f=f: (f(*a) * weights).sum(), (0, 1))(x, kernel)
-        for f in (convolution.double_and_convolve, literal)
-    ]
+    weights = np.cos(np.arange(2 * 6 * 8 * 6, dtype=np.float32)).reshape(2, 6, 8, 6)
+
+    @jax.jit
+    def run(x, kernel):
+        pulled = [jax.vjp(f, x, kernel) for f in (convolution.double_and_convolve, literal)]
+        return [out for out, _ in pulled], [pull(weights) for _, pull in pulled]
+
+    outs, grads = run(x, kernel)
+    np.testing.assert_allclose(*outs, atol=2e-5)
     for got, expected in zip(*grads, strict=True):
         np.testing.assert_allclose(got, expected, atol=5e-5)

@@ -156,9 +156,9 @@ def test_the_gaussian_process_has_the_variance_it_says():
 def test_bounds_in_one_pass_over_the_logits_are_the_general_formulas(process, x64):
     """For every pair of tokens that can meet, at both ends too; the last token of pi is never drawn."""
     x_t, x0 = np.divmod(np.arange(process.states * K), K)
-    likely = np.asarray(process.likelihood(jnp.asarray(x_t), 0.5))[np.arange(len(x0)), x0] > 0
-    x_t, x0 = jnp.asarray(x_t)[None, likely], jnp.asarray(x0)[None, likely]
-    logits = jax.random.normal(jax.random.key(0), (1, x0.size, K))
+    likely = np.asarray(call(process, "likelihood", x_t, 0.5))[np.arange(len(x0)), x0] > 0
+    x_t, x0 = x_t[None, likely], x0[None, likely]
+    logits = np.random.default_rng(0).normal(size=(1, x0.size, K))
 
     def both(of, logits, t, s):
         finite = of.divergence(process, logits, x0, x_t, t, s)
@@ -221,13 +221,18 @@ def _exponential(a):
 def test_a_schedule_per_token_gives_each_token_its_own_share(x64):
     powers = np.array([0.5, 1.0, 3.0])
     process = processes.absorbing(5, schedules.polynomial(powers))
-    x0 = jnp.zeros((7, 3), int)
-    for t in (0.3, jnp.full(7, 0.3), jnp.full((7, 3), 0.3)):
-        u = jnp.broadcast_to(jnp.asarray(0.3**powers) + 1e-6, (7, 3))
-        noise = process.noise(jax.random.split(jax.random.key(0), 7), x0)
-        assert (process.perturb(x0, noise._replace(u=u), t) == 0).all()
-        assert (process.perturb(x0, noise._replace(u=u - 2e-6), t) == 5).all()
-        kept = process.likelihood(x0, t)[..., 0]
+    x0, u = np.zeros((7, 3), int), np.tile(0.3**powers, (7, 1))
+
+    @jax.jit
+    def run(keys, t):
+        noise = process.noise(keys, x0)
+        noisy = [process.perturb(x0, noise._replace(u=u + more), t) for more in (1e-6, -1e-6)]
+        return *noisy, process.likelihood(x0, t)[..., 0]
+
+    for t in (0.3, np.full(7, 0.3), np.full((7, 3), 0.3)):
+        clean, masked, kept = map(np.asarray, run(jax.random.split(jax.random.key(0), 7), t))
+        assert (clean == 0).all()
+        assert (masked == 5).all()
         np.testing.assert_allclose(kept, np.tile(1 - 0.3**powers, (7, 1)), rtol=1e-6)
 
 

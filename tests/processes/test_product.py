@@ -43,18 +43,20 @@ def test_joint_conditionals_and_marginals_from_one_denoiser(solver):
     both = np.concatenate([x["u"], x["v"]], -1)
     np.testing.assert_allclose(np.cov(both.T), COVARIANCE, rtol=0.05)
     for known, other in (("u", "v"), ("v", "u")):
-        value = jnp.full((6000, 1), 1.2)
-        rest = PAIR.only(other)
+        value = np.full((6000, 1), 1.2, np.float32)
+        noise = np.random.default_rng(5).normal(size=(6000, 1)).astype(np.float32)
         conditioned = jd.processes.given(denoise, PAIR, {known: value})
-        y = jd.sample(KEYS, conditioned, rest, S.joint(solver), grids(steps, [other]), shape={other: (1,)})[
-            other
-        ]
-        np.testing.assert_allclose(y.mean(), RHO * 1.2, rtol=0.05)
-        np.testing.assert_allclose(y.std(), np.sqrt(1 - RHO**2), rtol=0.05)
-        noise = jax.random.normal(jax.random.key(5), (6000, 1))
         free = jd.processes.given(denoise, PAIR, {known: noise}, {known: PAIR.parts[known].t_max})
-        y = jd.sample(KEYS, free, rest, S.joint(solver), grids(steps, [other]), shape={other: (1,)})[other]
-        np.testing.assert_allclose([y.mean(), y.std()], [0, 1], atol=0.05)
+
+        @jax.jit
+        def rest(keys, other=other, denoisers=(conditioned, free)):
+            settings = PAIR.only(other), S.joint(solver), grids(steps, [other])
+            return [jd.sample(keys, D, *settings, shape={other: (1,)})[other] for D in denoisers]
+
+        of_value, of_noise = map(np.asarray, rest(KEYS))
+        np.testing.assert_allclose(of_value.mean(), RHO * 1.2, rtol=0.05)
+        np.testing.assert_allclose(of_value.std(), np.sqrt(1 - RHO**2), rtol=0.05)
+        np.testing.assert_allclose([of_noise.mean(), of_noise.std()], [0, 1], atol=0.05)
 
 
 @pytest.mark.slow
@@ -80,38 +82,49 @@ def test_joint_and_conditional_log_likelihood_within_a_hundredth_of_a_nat():
 
 @pytest.mark.slow
 def test_the_joint_loss_is_least_at_the_exact_denoiser():
-    x = jax.random.multivariate_normal(jax.random.key(1), jnp.zeros(2), COVARIANCE, (4096,))
+    x = np.random.default_rng(1).multivariate_normal(np.zeros(2), COVARIANCE, 4096).astype(np.float32)
     x0 = {"u": x[:, :1], "v": x[:, 1:]}
 
-    def loss(net, **settings):
-        kind = jd.parameterizations.data()
-        return jd.losses.joint(net, jax.random.key(2), x0, process=PAIR, parameterization=kind, **settings)
+    @jax.jit
+    def losses(key):
+        def loss(net, **settings):
+            kind = jd.parameterizations.data()
+            return jd.losses.joint(net, key, x0, process=PAIR, parameterization=kind, **settings)
 
-    exact = loss(denoise)
-    swapped = loss(lambda x, t: denoise(x, {"u": t["v"], "v": t["u"]}))
-    alone = loss(lambda x, t: denoise(x, {"u": t["u"], "v": jnp.ones_like(t["v"])}))
+        values = [
+            loss(denoise), loss(lambda x, t: denoise(x, {"u": t["v"], "v": t["u"]})),
+            loss(lambda x, t: denoise(x, {"u": t["u"], "v": jnp.ones_like(t["v"])})),
+            loss(denoise, weights={"u": 0.0, "v": 0.0}),
+        ]  # fmt: skip
+        seen = []
+        loss(lambda x, t: seen.append(t) or x, shared=1.0)
+        loss(lambda x, t: seen.append(t) or x)
+        return values, seen
+
+    (exact, swapped, alone, none), (seen, apart) = jax.tree.map(np.asarray, losses(jax.random.key(2)))
     assert exact.shape == (4096,) and exact.mean() < min(swapped.mean(), alone.mean()) - 0.01
-    apart, seen = [], []
-    loss(lambda x, t: seen.append(t) or x, shared=1.0)
-    loss(lambda x, t: apart.append(t) or x)
-    np.testing.assert_allclose(seen[0]["u"], seen[0]["v"], atol=1e-6)
-    assert abs(np.corrcoef(apart[0]["u"], apart[0]["v"])[0, 1]) < 0.06
-    np.testing.assert_allclose(loss(denoise, weights={"u": 0.0, "v": 0.0}), 0.0)
+    np.testing.assert_allclose(seen["u"], seen["v"], atol=1e-6)
+    assert abs(np.corrcoef(apart["u"], apart["v"])[0, 1]) < 0.06
+    np.testing.assert_allclose(none, 0.0)
 
 
 @pytest.mark.slow
 def test_symmetric_noise_and_masks():
-    mask = jnp.array([1.0, 1, 1, 0])
-    process = P.Symmetric(P.VP(), mask)
-    noise = process.noise(KEYS, jnp.zeros((6000, 4, 4)))
-    np.testing.assert_array_equal(noise, jnp.swapaxes(noise, 1, 2))
-    np.testing.assert_array_equal(jnp.diagonal(noise, axis1=1, axis2=2), 0)
+    process = P.Symmetric(P.VP(), np.float32([1, 1, 1, 0]))
+    grid = jd.grids.uniform(process, 4)
+
+    @jax.jit
+    def draws(keys):
+        return jd.sample(keys, lambda x, t: 0.5 * x, process, S.ancestral(), grid, shape=(4, 4))
+
+    x = np.asarray(draws(KEYS[:8]))
+    noise = np.asarray(process.noise(KEYS, np.zeros((6000, 4, 4), np.float32)))
+    np.testing.assert_array_equal(noise, np.swapaxes(noise, 1, 2))
+    np.testing.assert_array_equal(np.diagonal(noise, axis1=1, axis2=2), 0)
     np.testing.assert_array_equal(noise[:, 3], 0)
     np.testing.assert_allclose(noise[:, 0, 1].std(), 1, rtol=0.03)
-    grid = jd.grids.uniform(process, 4)
-    x = jd.sample(KEYS[:8], lambda x, t: 0.5 * x, process, S.ancestral(), grid, shape=(4, 4))
-    np.testing.assert_allclose(x, jnp.swapaxes(x, 1, 2), atol=1e-6)
-    assert float(jnp.abs(x[:, 3]).max()) == 0 and float(jnp.abs(x[:, 0, 1]).min()) > 0
+    np.testing.assert_allclose(x, np.swapaxes(x, 1, 2), atol=1e-6)
+    assert np.abs(x[:, 3]).max() == 0 and np.abs(x[:, 0, 1]).min() > 0
 
 
 def test_what_draws_several_times_a_step_draws_noise_of_the_process():

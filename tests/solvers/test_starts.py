@@ -59,22 +59,26 @@ def test_teleport_beats_the_plain_start_at_few_steps():
     rng = np.random.default_rng(1)
     means, variances = rng.normal(size=(10, 64)), rng.uniform(0.02, 0.3, size=(10, 64))
     target = testing.gaussian_mixture(means, variances)
-    moments = solvers.gaussian_moments(np.asarray(target.sample(jax.random.key(0), 2000)))
+    data = jax.jit(lambda key: target.sample(key, 2000))(jax.random.key(0))
+    moments, noise = solvers.gaussian_moments(np.asarray(data)), rng.normal(size=(24, 64)).astype(np.float32)
     for process, grid, gain in [
         (processes.VP(), jd.grids.quadratic, 0.7),
         (processes.EDM(), jd.grids.log_snr, 0.7),
         (processes.RectifiedFlow(), jd.grids.quadratic, 0.6),
     ]:
-        x = process.coefficients(process.t_max)[2] * jax.random.normal(jax.random.key(1), (24, 64))
+        x = np.float32(process.coefficients(process.t_max)[2]) * noise
         exact = testing.flow_map(target, process, x, process.t_max, 0.0)
         t = float(process.time_of_log_snr(-np.log(4.0)))
+        plans = [solvers.dpmpp_multistep(2).plan(process, grid(process.replace(t_max=s), 5))
+                 for s in (process.t_max, t)]  # fmt: skip
 
-        def error(grid, x, process=process, exact=exact):
-            found = jd.sample(None, target.denoiser(process), process, solvers.dpmpp_multistep(2), grid, x=x)
-            return np.median(np.linalg.norm(found - exact, axis=1))
+        @jax.jit
+        def run(x, process=process, plans=plans, t=t):
+            starts = x, solvers.teleport(x, process, moments, t)
+            return [jd.sample(None, target.denoiser(process), process, rows, x=start)
+                    for rows, start in zip(plans, starts, strict=True)]  # fmt: skip
 
-        plain = error(grid(process, 5), x)
-        jumped = error(grid(process.replace(t_max=t), 5), solvers.teleport(x, process, moments, t))
+        plain, jumped = (np.median(np.linalg.norm(end - exact, axis=1)) for end in map(np.asarray, run(x)))
         assert jumped < gain * plain, (type(process).__name__, jumped, plain)
 
 
@@ -84,37 +88,46 @@ def test_gaussian_start_has_the_moments_of_noisy_data():
     process, n = processes.VP(beta_max=5.0), 40_000
     a, _, c = process.coefficients(1.0)
     assert a > 0.25
-    keys = jax.random.split(jax.random.key(0), n)
-    found = np.asarray(solvers.gaussian_start(keys, process, MOMENTS)).reshape(n, 6)
+    denoise = testing.gaussian(MEAN.ravel(), COVARIANCE).denoiser(process)
+    grid = jd.grids.quadratic(process, 30)
+
+    @jax.jit
+    def run(key):
+        keys, sampler = jax.random.split(key, n), solvers.dpmpp_multistep(2)
+        found = solvers.gaussian_start(keys, process, MOMENTS).reshape(n, 6)
+        starts = found[:4000], jax.vmap(lambda key: process.prior(key, (6,)))(keys[:4000])
+        parts = [solvers.gaussian_start(some, process, MOMENTS, 0.4) for some in (keys[7:8], keys[:9])]
+        return found, [jd.sample(None, denoise, process, sampler, grid, x=x) for x in starts], parts
+
+    found, ends, (one, some) = jax.tree.map(np.asarray, run(jax.random.key(0)))
     covariance = a**2 * COVARIANCE + c**2 * np.eye(6)
     bound = 4 * np.sqrt(2 / n) * covariance.max()
     np.testing.assert_allclose(found.mean(0), a * MEAN.ravel(), atol=bound)
     np.testing.assert_allclose(np.cov(found.T), covariance, atol=bound)
-    denoise = testing.gaussian(MEAN.ravel(), COVARIANCE).denoiser(process)
-    grid, few = jd.grids.quadratic(process, 30), keys[:4000]
 
     def error(x):
-        x = np.asarray(jd.sample(None, denoise, process, solvers.dpmpp_multistep(2), grid, x=x))
         return np.abs(np.cov(x.T) - COVARIANCE).max() + np.abs(x.mean(0) - MEAN.ravel()).max()
 
-    mended = error(solvers.gaussian_start(few, process, MOMENTS).reshape(4000, 6))
-    assert mended < 0.3 < 0.5 * error(jax.vmap(lambda key: process.prior(key, (6,)))(few))
-    one = solvers.gaussian_start(keys[7:8], process, MOMENTS, 0.4)
-    np.testing.assert_allclose(
-        one, solvers.gaussian_start(keys[:9], process, MOMENTS, 0.4)[7:8], rtol=1e-5, atol=1e-6
-    )
+    mended, plain = map(error, ends)
+    assert mended < 0.3 < 0.5 * plain
+    np.testing.assert_allclose(one, some[7:8], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("weights", [None, np.arange(1.0, 17.0) / 136])
 def test_transport_masses_match(weights):
     points = np.random.default_rng(2).normal(size=(16, 2, 1)) + 3.0
-    transport = solvers.fit_transport(jax.random.key(0), points, weights, steps=1000)
-    masses = np.asarray(transport.masses(jax.random.key(1), 200_000))
+    noise = np.random.default_rng(3).normal(size=(9, 2, 1)).astype(np.float32)
+
+    @jax.jit
+    def run(fit, draw):
+        transport = solvers.fit_transport(fit, points, weights, steps=1000)
+        return transport.masses(draw, 200_000), transport(noise), transport.index(noise)
+
+    masses, moved, index = map(np.asarray, run(*jax.random.split(jax.random.key(0))))
     expected = np.full(16, 1 / 16) if weights is None else weights
     np.testing.assert_allclose(masses, expected, rtol=0.05, atol=4 * np.sqrt(0.1 / 200_000))
-    noise = jax.random.normal(jax.random.key(2), (9, 2, 1))
-    np.testing.assert_array_equal(transport(noise), points[transport.index(noise)].astype(np.float32))
+    np.testing.assert_array_equal(moved, points[index].astype(np.float32))
 
 
 def test_transport_is_the_optimal_map():
@@ -134,18 +147,25 @@ def test_transport_start_leaves_fewer_samples_between_modes():
     modes = 2 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     target = testing.gaussian_mixture(modes, 0.01)
     t = float(process.time_of_log_snr(-np.log(0.8)))
-    clean = target.sample(jax.random.key(0), 128)
-    points = process.perturb(clean, jax.random.normal(jax.random.key(1), clean.shape), t)
-    transport = solvers.fit_transport(jax.random.key(2), points, steps=600)
-    noise = jax.random.normal(jax.random.key(3), (n, 2))
+    plans = [solvers.ddim().plan(process, jd.grids.log_snr(p, steps))
+             for p in (process.replace(t_max=t), process)]  # fmt: skip
 
-    def between(grid, x):
-        x = jd.sample(None, target.denoiser(process), process, solvers.ddim(), grid, x=x)
+    @jax.jit
+    def run(key):
+        keys = jax.random.split(key, 4)
+        clean = target.sample(keys[0], 128)
+        points = process.perturb(clean, jax.random.normal(keys[1], clean.shape), t)
+        noise = jax.random.normal(keys[3], (n, 2))
+        jumped = solvers.fit_transport(keys[2], points, steps=600)(noise)
+        starts = jumped, process.coefficients(1.0)[2] * noise
+        return [jd.sample(None, target.denoiser(process), process, rows, x=x)
+                for rows, x in zip(plans, starts, strict=True)]  # fmt: skip
+
+    def between(x):
         distance = np.linalg.norm(np.asarray(x)[:, None] - modes[None], axis=-1).min(1)
         return np.mean(distance > 0.4)
 
-    jumped = between(jd.grids.log_snr(process.replace(t_max=t), steps), transport(noise))
-    plain = between(jd.grids.log_snr(process, steps), process.coefficients(1.0)[2] * noise)
+    jumped, plain = map(between, run(jax.random.key(0)))
     assert jumped < 0.5 * plain, (jumped, plain)
 
 

@@ -122,12 +122,15 @@ def test_stages_lie_on_one_path_of_the_sde():
     """If the estimate is constant, three stages on a Brownian path are one exact step on it."""
     process = jd.processes.VP()
     grid = jd.grids.log_snr(process, 4)
-    path = S.brownian(jax.random.split(jax.random.key(0), 64), process, depth=12)
     constant = lambda x, t: jnp.full_like(x, 0.7)  # noqa: E731
-    whole, stages, corrected = (
-        jd.sample(path, constant, process, solver, grid[:-1], shape=(2,))
-        for solver in (S.ancestral(), S.seeds(3, prediction="data"), S.sa_solver(3, 3))
-    )
+    solvers = S.ancestral(), S.seeds(3, prediction="data"), S.sa_solver(3, 3)
+
+    @jax.jit
+    def run(key):
+        path = S.brownian(jax.random.split(key, 64), process, depth=12)
+        return [jd.sample(path, constant, process, solver, grid[:-1], shape=(2,)) for solver in solvers]
+
+    whole, stages, corrected = run(jax.random.key(0))
     np.testing.assert_allclose(stages, whole, atol=2e-3)
     np.testing.assert_allclose(corrected, whole, atol=1e-5)
     assert np.std(whole) > 0.01
@@ -224,7 +227,7 @@ def test_rounding_a_thousand_steps_to_float32_moves_samples_by_less_than_1e_6(wa
 def test_noise_levels_are_differentiated_and_mapped():
     process = jd.processes.RectifiedFlow()
     grid = jd.grids.karras(process, 5)
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys, levels = jax.random.split(jax.random.key(0), 3), np.float32([0.5, 1.0])
     makers = [lambda v: S.sa_solver(2, 2, v), lambda v: S.er_sde(3, v), lambda v: S.seeds(2, v, "data")]
     makers.append(lambda v: S.churn(v, 0.0, 50.0))
     denoise = lambda x, t: 0.6 * jnp.tanh(x) + 0.1 * t  # noqa: E731
@@ -234,9 +237,12 @@ def test_noise_levels_are_differentiated_and_mapped():
         def value(level, make=make):
             return jnp.mean(jd.sample(keys, denoise, process, make(level), grid, shape=(2,)) ** 2)
 
-        levels = jnp.array([0.5, 1.0])
-        values, slopes = jax.jit(jax.vmap(lambda v: jax.jvp(value, (v,), (1.0,))))(levels)
-        np.testing.assert_allclose(values[0], value(0.5), rtol=1e-3)
+        @jax.jit
+        def run(levels, value=value):
+            return jax.vmap(lambda v: jax.jvp(value, (v,), (1.0,)))(levels), value(0.5)
+
+        (values, slopes), alone = jax.tree.map(np.asarray, run(levels))
+        np.testing.assert_allclose(values[0], alone, rtol=1e-3)
         assert np.isfinite(slopes).all() and (np.abs(slopes) > 1e-6).all()
 
 

@@ -35,13 +35,12 @@ SAME = [
 @pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
 def test_constant_mixtures_are_the_named_solvers(x64, process):
     grid = jd.grids.log_snr(process, 8)
-    x = process.t_max * jax.random.normal(jax.random.key(0), (4, 2))
-    denoise = TARGET.denoiser(process)
+    x = process.t_max * np.random.default_rng(0).normal(size=(4, 2))
+    walk = jax.jit(lambda rows: jd.sample(None, TARGET.denoiser(process), process, rows, x=x))
     plans = [solvers.unified(**settings).plan(process, grid) for settings, _ in SAME]
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *plans)
-    mixed = jax.vmap(lambda rows: jd.sample(None, denoise, process, rows, x=x))(stacked)
-    for out, (settings, solver) in zip(mixed, SAME, strict=True):
-        named = jd.sample(None, denoise, process, solver, grid, x=x)
+    mixed = jax.vmap(walk)(jax.tree.map(lambda *leaves: np.stack(leaves), *plans))
+    for out, (settings, solver) in zip(np.asarray(mixed), SAME, strict=True):
+        named = walk(solver.plan(process, grid))
         np.testing.assert_allclose(out, named, rtol=1e-8, atol=1e-8, err_msg=str(settings))
 
 
@@ -50,19 +49,21 @@ def between(process, steps):
 
 
 @pytest.mark.slow
-def test_wild_mixtures_keep_third_order(x64):
+def test_wild_mixtures_keep_third_order(x64, longer, mixed):
     """Kinds and correctors that alternate look back at points and estimates of the other kind."""
 
     def mixture(n):
         kinds = tuple(("data", "noise", "noise", "data", "noise")[i % 5] for i in range(n))
         return solvers.unified(3, kinds, "lagrange", tuple(i % 3 != 1 for i in range(n)))
 
+    clean, noise = mixed(*LAW, 16), np.random.default_rng(1).normal(size=(16, 2))
     for process in PROCESSES:
         start, end = between(process, 1)
-        clean = TARGET.sample(jax.random.key(0), 16)
-        x = process.perturb(clean, jax.random.normal(jax.random.key(1), clean.shape), start)
+        a, _, c = process.coefficients(start)
+        x = a * clean + c * noise
+        walk = jax.jit(lambda rows, p=process, x=x: jd.sample(None, TARGET.denoiser(p), p, rows, x=x))
         found = testing.measure_order(
-            lambda n, p=process, x=x: jd.sample(None, TARGET.denoiser(p), p, mixture(n), between(p, n), x=x),
+            lambda n, p=process, walk=walk: walk(longer(mixture(n).plan(p, between(p, n)), 192)),
             testing.flow_map(TARGET, process, x, start, end),
             (48, 96, 192),
         )
@@ -85,29 +86,31 @@ def test_differences_are_another_rule_of_order_two(x64, longer, mixed):
 
 
 @pytest.mark.slow
-def test_ends_are_finite_in_float32_and_gradients_reach_the_grid():
-    keys = jax.random.split(jax.random.key(0), 4)
+def test_ends_are_finite_in_float32_and_gradients_reach_the_grid(longer):
+    noise = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
     for process in PROCESSES:
+        denoise = jax.jit(TARGET.denoiser(process))
+        walk = jax.jit(lambda rows, x, p=process, d=denoise: jd.sample(None, d, p, rows, x=x, save="all"))
+        x = np.float32(process.coefficients(process.t_max)[2]) * noise
         for steps in (1, 2, 6) if process.t_max == 1 else (6,):
             grid = jd.grids.log_snr(process, steps)
             solver = solvers.unified(3, ("noise", "data", "noise", "data", "data", "noise")[:steps])
-            path = jd.sample(keys, TARGET.denoiser(process), process, solver, grid, shape=(2,), save="all")
-            assert np.isfinite(path).all() and solver.plan(process, grid).nfe == steps
-            last = TARGET.denoiser(process)(path[-2], grid[-2])
+            rows = solver.plan(process, grid)
+            assert rows.nfe == rows.steps == steps
+            path = np.asarray(walk(longer(rows, 6), x))[: steps + 1]
+            assert np.isfinite(path).all()
+            last = denoise(path[-2], np.float32(grid[-2]))
             np.testing.assert_allclose(path[-1], last, rtol=1e-4, atol=1e-5)
-        wide = np.asarray(path[-1])
         with jax.enable_x64(True):
-            x = jnp.asarray(np.asarray(path[0]), jnp.float64)
-            exact = jd.sample(None, TARGET.denoiser(process), process, solver, grid, x=x)
-        np.testing.assert_allclose(wide, exact, rtol=2e-4, atol=2e-4)
+            exact = walk(rows, np.float64(x))[-1]
+        np.testing.assert_allclose(path[-1], exact, rtol=2e-4, atol=2e-4)
 
     def total(grid):
-        x = jnp.ones((2, 2))
-        return jnp.sum(
-            jd.sample(None, TARGET.denoiser(PROCESSES[0]), PROCESSES[0], solvers.unified(3), grid, x=x)
-        )
+        x, process = jnp.ones((2, 2)), PROCESSES[0]
+        return jnp.sum(jd.sample(None, TARGET.denoiser(process), process, solvers.unified(3), grid, x=x))
 
-    assert np.isfinite(jax.grad(total)(jnp.asarray(jd.grids.log_snr(PROCESSES[0], 5)))).all()
+    grid = jd.grids.log_snr(PROCESSES[0], 5).astype(np.float32)
+    assert np.isfinite(jax.jit(jax.grad(total))(grid)).all()
 
 
 def test_a_plan_over_a_traced_grid_is_the_plan():

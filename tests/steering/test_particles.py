@@ -1,5 +1,7 @@
 """Particles, value decoding and budgets against exactly tilted laws."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,10 +80,9 @@ def test_twisted_particles_of_a_multistep_solver_are_led_without_bias():
     With estimates of led proposals among those that the solver remembers the mean would be 0.46.
     """
     prior = jd.testing.gaussian(np.zeros(1), np.ones(1)).denoiser(VP)
-    grid, keys = jd.grids.log_snr(VP, 8), jax.random.split(jax.random.key(0), 300 * 64)
-    own = jd.sample(keys, prior, VP, SECOND, grid, shape=(1,)).var()
     solver = ST.twisted(SECOND, lambda x0: -0.5 * jnp.sum((1.5 - x0) ** 2, -1), 64, guide=0.3)
-    x = jd.sample(keys, prior, VP, solver, grid, shape=(1,))
+    own, x = (samples(s, 300 * 64, prior, jd.grids.log_snr(VP, 8)) for s in (SECOND, solver))
+    own = own.var()
     np.testing.assert_allclose([x.mean(), x.var()], [1.5 / (1 / own + 1), 1 / (1 / own + 1)], atol=0.04)
 
 
@@ -100,10 +101,14 @@ def test_tokens_follow_the_tilted_law(make):
     tilted = CHAIN.probabilities * np.exp(np.sum(CHAIN.states == 2, 1))
     tilted /= tilted.sum()
     assert 0.5 * np.abs(CHAIN.probabilities - tilted).sum() > 0.4
-    keys, grid = jax.random.split(jax.random.key(0), 2048), jd.grids.uniform(process, 16)
-    solver = make(lambda x0: 1.0 * jnp.sum(x0 == 2, -1))
-    x = jd.sample(keys, CHAIN.denoiser(process), process, solver, grid, shape=(3,))
-    found = np.bincount(np.asarray(CHAIN.index(x)), minlength=27) / len(x)
+    solver, grid = make(lambda x0: 1.0 * jnp.sum(x0 == 2, -1)), jd.grids.uniform(process, 16)
+
+    @jax.jit
+    def draw():
+        keys = jax.random.split(jax.random.key(0), 2048)
+        return CHAIN.index(jd.sample(keys, CHAIN.denoiser(process), process, solver, grid, shape=(3,)))
+
+    found = np.bincount(np.asarray(draw()), minlength=27) / 2048
     assert 0.5 * np.abs(found - tilted).sum() < 0.12
 
 
@@ -132,9 +137,11 @@ def test_groups_over_devices_are_those_of_one():
     keys = jax.random.split(jax.random.key(1), 64)
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     spec = jax.sharding.PartitionSpec("data")
-    walk = lambda keys, count: jd.sample(  # noqa: E731
-        keys, DENOISE, VP, ST.particles(S.ancestral(), reward, count), GRID, shape=(1,)
-    )
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def walk(keys, count):
+        return jd.sample(keys, DENOISE, VP, ST.particles(S.ancestral(), reward, count), GRID, shape=(1,))
+
     spread = jax.jit(jax.shard_map(lambda k: walk(k, 8), mesh=mesh, in_specs=spec, out_specs=spec))
     np.testing.assert_allclose(spread(keys), walk(keys, 8), rtol=1e-5, atol=1e-6)
     alone = jax.sharding.NamedSharding(mesh, spec)
@@ -155,11 +162,10 @@ def test_rewards_that_are_no_numbers_are_dropped_and_counted():
 @pytest.mark.slow
 def test_proposals_whose_reward_is_no_number_are_counted():
     spoiled = lambda x0: jnp.where(x0[:, 0] > 0, jnp.nan, x0[:, 0])  # noqa: E731
-    keys, grid = jax.random.split(jax.random.key(0), 16), jd.grids.log_snr(VP, 6)
     for solver in (ST.value_decoding(S.ancestral(), spoiled, 4), ST.rollover(S.ancestral(), spoiled, 2)):
-        x, state = jd.sample(keys, DENOISE, VP, solver, grid, shape=(1,), save="state")
+        x, state = samples(solver, 16, grid=jd.grids.log_snr(VP, 6), save="state")
         assert np.isfinite(x).all() and state.dropped.shape == (16,)
-        assert 0 < int(state.dropped.sum()) < 16 * 6 * 4 and float(jnp.mean(x < 0)) > 0.6
+        assert 0 < state.dropped.sum() < 16 * 6 * 4 and np.mean(x < 0) > 0.6
 
 
 @pytest.mark.parametrize("proposals, low, high", [(2, 0.75, 0.93), (16, 0.94, 1.0)])
@@ -172,58 +178,67 @@ def test_value_decoding_tends_to_the_tilted_weight(proposals, low, high):
 
 @pytest.mark.slow
 def test_rollover_spends_what_it_has_and_beats_as_many_samples():
-    keys = jax.random.split(jax.random.key(0), 300)
     dim2 = lambda x0: x0[:, 0]  # noqa: E731
-    solver = ST.rollover(S.ancestral(), dim2, 4)
-    x, state = jd.sample(keys, DENOISE, VP, solver, GRID, shape=(1,), save="state")
-    assert int(state.used.max()) <= 1 + 4 * 23 and int((state.left + state.used).min()) == 1 + 4 * 23
-    best = ST.best_of_n(
-        keys,
-        lambda noise: jd.sample(None, DENOISE, VP, S.ddim(), GRID, x=VP.coefficients(1.0)[2] * noise),
-        dim2,
-        (1,),
-        4,
-    )
-    assert float(dim2(x).mean()) > float(best.reward.mean())
+    solver, scale = ST.rollover(S.ancestral(), dim2, 4), VP.coefficients(1.0)[2]
+
+    def sampler(noise):
+        return jd.sample(None, DENOISE, VP, S.ddim(), GRID, x=scale * noise)
+
+    @jax.jit
+    def work():
+        keys = jax.random.split(jax.random.key(0), 300)
+        x, state = jd.sample(keys, DENOISE, VP, solver, GRID, shape=(1,), save="state")
+        return x, state.used, state.left, ST.best_of_n(keys, sampler, dim2, (1,), 4)
+
+    x, used, left, best = jax.device_get(work())
+    assert used.max() <= 1 + 4 * 23 and (left + used).min() == 1 + 4 * 23
+    assert dim2(x).mean() > best.reward.mean()
     np.testing.assert_allclose(dim2(best.x), best.reward, rtol=1e-6)
 
 
 @pytest.mark.slow
 def test_search_over_noises():
-    keys = jax.random.split(jax.random.key(0), 100)
     goal = lambda x: -jnp.abs(x[:, 0] - 0.9)  # noqa: E731
 
     def sampler(noise):
         return jd.sample(None, DENOISE, VP, S.dpmpp_multistep(2), jd.grids.log_snr(VP, 8), x=noise)
 
-    start = jax.random.normal(jax.random.key(1), (100, 1))
-    few, many = (ST.best_of_n(keys, sampler, goal, (1,), n).reward.mean() for n in (2, 12))
-    assert many > few > goal(sampler(start)).mean()
-    near = ST.zero_order(keys, sampler, goal, start, n=4, iterations=4, radius=0.2)
-    assert near.reward.mean() > goal(sampler(start)).mean() + 0.05
-    far = ST.best_of_n(keys, sampler, goal, (1,), 12)
-    assert jnp.abs(near.start - start).mean() < 0.7 * jnp.abs(far.start - start).mean()
-
     def resume(x, t):
         grid = VP.time_of_log_snr(np.linspace(VP.log_snr(t), 4.0, 7))
         return jd.sample(None, DENOISE, VP, S.dpmpp_multistep(2), np.append(grid, 0.0), x=x)
 
-    path = ST.path_search(keys, resume, goal, VP, (1,), times=(0.6, 0.3), starts=4, branches=4)
-    assert path.reward.mean() > ST.best_of_n(keys, sampler, goal, (1,), 4).reward.mean()
+    @jax.jit
+    def work():
+        keys, start = jax.random.split(jax.random.key(0), 100), jax.random.normal(jax.random.key(1), (100, 1))
+        best = [ST.best_of_n(keys, sampler, goal, (1,), n) for n in (2, 4, 12)]
+        near = ST.zero_order(keys, sampler, goal, start, n=4, iterations=4, radius=0.2)
+        path = ST.path_search(keys, resume, goal, VP, (1,), times=(0.6, 0.3), starts=4, branches=4)
+        return start, goal(sampler(start)), best, near, path
+
+    start, plain, (few, some, many), near, path = jax.device_get(work())
+    assert many.reward.mean() > few.reward.mean() > plain.mean()
+    assert near.reward.mean() > plain.mean() + 0.05
+    assert np.abs(near.start - start).mean() < 0.7 * np.abs(many.start - start).mean()
+    assert path.reward.mean() > some.reward.mean()
 
 
 @pytest.mark.slow
 def test_a_flow_under_another_process_keeps_its_law():
     flow = jd.processes.RectifiedFlow()
     changed = ST.change_process(TARGET.denoiser(flow), flow, VP)
-    x = jax.random.normal(jax.random.key(0), (16, 1))
-    for t in (0.1, 0.5, 1.0):
-        np.testing.assert_allclose(changed(x, t), DENOISE(x, t), rtol=1e-3, atol=1e-4)
     back = ST.change_process(DENOISE, VP, flow)
-    np.testing.assert_allclose(back(x, 0.5), TARGET.denoiser(flow)(x, 0.5), rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(back(x, 1.0), 0.0, atol=0.02)  # pure noise: the mean
-    per_example = changed(x, jnp.full(16, 0.5))
-    np.testing.assert_allclose(per_example, DENOISE(x, 0.5), rtol=1e-3, atol=1e-4)
+
+    @jax.jit
+    def work(x, half):
+        pairs = [(changed(x, t), DENOISE(x, t)) for t in (0.1, 0.5, 1.0)]
+        pairs += [(back(x, 0.5), TARGET.denoiser(flow)(x, 0.5)), (changed(x, half), DENOISE(x, 0.5))]
+        return pairs, back(x, 1.0)
+
+    x = np.random.default_rng(0).normal(size=(16, 1)).astype(np.float32)
+    pairs, mean = work(x, np.full(16, 0.5, np.float32))
+    for got, exact in pairs:
+        np.testing.assert_allclose(got, exact, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(mean, 0.0, atol=0.02)  # pure noise
 
 
 @pytest.mark.parametrize("make", [ST.particles, ST.twisted, ST.value_decoding, ST.rollover])
