@@ -49,7 +49,7 @@ class Empirical(Target):
         Here `l_i = log weights_i - |z - a point_i|^2 / (2 c^2)`.
         """
         # The floor picks the nearest point at c = 0 and keeps every gradient finite.
-        variance = jnp.maximum(c**2, jnp.finfo(z.dtype).tiny ** 0.75)
+        variance = jnp.maximum(c**2, jnp.finfo(z.dtype).tiny ** 0.45)
 
         def visit(carry, chunk):
             points, log_weights = chunk

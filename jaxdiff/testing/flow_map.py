@@ -5,8 +5,8 @@ is one and the same ODE,
 
     du/dtheta = -sin(theta) (D + cos(theta) score),
 
-with the denoiser `D` and the score of `cos(theta) x0 + sin(theta) noise`. It is regular at both ends,
-so a map may start at a = 0 and end at c = 0.
+with the denoiser `D` and the score (`Target.pull` where noise is not normal) of
+`cos(theta) x0 + sin(theta) noise`. It is regular at both ends, so a map may start at a = 0 and end at c = 0.
 """
 
 import jax
@@ -23,8 +23,8 @@ _NEAREST = 1e-6  # the angle at which a target without density at c = 0 is left 
 def flow_map(target, process, x, t, s, y=None):
     """Takes `x` at time `t` along the probability-flow ODE to time `s`, either way.
 
-    For one Gaussian in closed form, traceable and differentiable, in the dtype of `x`. With the
-    eigenvalues `l_k` and eigenvectors `u_k` of its covariance and `z = x - b y`,
+    For one Gaussian under normal noise in closed form, traceable and differentiable, in the dtype of `x`.
+    With the eigenvalues `l_k` and eigenvectors `u_k` of its covariance and `z = x - b y`,
 
         z_s = a_s mean + sum_k sqrt((a_s^2 l_k + c_s^2) / (a_t^2 l_k + c_t^2)) u_k u_k^T (z_t - a_t mean).
 
@@ -41,7 +41,8 @@ def flow_map(target, process, x, t, s, y=None):
       ValueError: for a start without density, or traced input or a time per example where the map
         is integrated.
     """
-    if isinstance(target, GaussianMixture) and len(target.weights) == 1:
+    law = target.under("flow_map", process)
+    if law is target and isinstance(target, GaussianMixture) and len(target.weights) == 1:
         return _gaussian_map(target, process, x, t, s, y)
     if not is_concrete(process, x, t, s, y):
         raise ValueError(
@@ -57,25 +58,25 @@ def flow_map(target, process, x, t, s, y=None):
     start, end = np.arctan2(c_t, a_t), np.arctan2(c_s, a_s)
     if target.degenerate and start < _NEAREST:
         raise ValueError(f"flow_map: expected a start with noise, got t = {t}, where c = {c_t}")
-    z = np.hypot(a_s, c_s) * _integrate(target, x / np.hypot(a_t, c_t), start, end)
+    z = np.hypot(a_s, c_s) * _integrate(law, target.event, x / np.hypot(a_t, c_t), start, end)
     return z if y is None else z + b_s * np.asarray(y, np.float64)
 
 
-def _integrate(target, u, start, end):
+def _integrate(law, event, u, start, end):
     """The flow of `cos(theta) x0 + sin(theta) noise` from one angle to another."""
     with jax.enable_x64(True):
-        shape, flat = u.shape, (-1, int(np.prod(target.event)))
+        shape, flat = u.shape, (-1, int(np.prod(event)))
 
         @jax.jit
         def slope(theta, u):
             z, a, c = u.reshape(flat), jnp.cos(theta)[None], jnp.sin(theta)[None]
-            du = -c[:, None] * (target.denoise(z, a, c) + a[:, None] * target.score_of(z, a, c))
+            du = -c[:, None] * (law.denoise(z, a, c) + a[:, None] * law.pull(z, a, c))
             return du.reshape(-1)
 
         def host_slope(theta, u):
             return np.asarray(slope(jnp.float64(theta), jnp.asarray(u)))
 
-        to_data = target.degenerate and end < _NEAREST
+        to_data = law.degenerate and end < _NEAREST
         span = (start, _NEAREST if to_data else end)
         if span[0] != span[1]:
             result = solve_ivp(host_slope, span, u.ravel(), "DOP853", rtol=1e-12, atol=1e-13)
@@ -84,7 +85,7 @@ def _integrate(target, u, start, end):
             u = result.y[:, -1]
         if to_data:
             angles = jnp.cos(span[1])[None], jnp.sin(span[1])[None]
-            u = np.asarray(target.denoise(jnp.asarray(u).reshape(flat), *angles))
+            u = np.asarray(law.denoise(jnp.asarray(u).reshape(flat), *angles))
     return u.reshape(shape)
 
 

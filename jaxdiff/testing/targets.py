@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import batch_keys, is_concrete, match_dims
+from jaxdiff.core import batch_keys, check_noise, is_concrete, match_dims
+from jaxdiff.testing.heavy_tails import Scaled
 from jaxdiff.testing.spectral import spectrum
 
 
@@ -21,6 +22,8 @@ class Target:
     `lead` from the left, and `y` (the shape of `x`) is the second endpoint of processes that have
     one. Answers have the dtype of `x` and are worked out in float32 at least, float64 for float64.
 
+    Under Student-t noise they are averages over its scale, by quadrature.
+
     A subclass has `event`, `degenerate` (some direction without variance: no density at c = 0) and
     three functions of `z = x - b y` `(n, d)` and coefficients `(n,)` or `(1,)`: `denoise`, `score_of`
     and `log_density`.
@@ -29,18 +32,22 @@ class Target:
     def denoiser(self, process, y=None):
         """`denoise(x, t) -> E[x0 | x_t = x]`, the shape of `x`; exact at c = 0 and a = 0."""
 
+        law = self.under("denoiser", process)
+
         def denoise(x, t):
             z, a, c = self.unpack("denoiser", process, x, t, y)
-            return self.denoise(z, a, c).reshape(jnp.shape(x)).astype(_floating(x))
+            return law.denoise(z, a, c).reshape(jnp.shape(x)).astype(_floating(x))
 
         return denoise
 
     def score(self, process, y=None):
         """`score(x, t)`, the gradient of `log_prob` with respect to `x`."""
 
+        law = self.under("score", process)
+
         def score(x, t):
             z, a, c = self.unpack("score", process, x, t, y, density=True)
-            return self.score_of(z, a, c).reshape(jnp.shape(x)).astype(_floating(x))
+            return law.score_of(z, a, c).reshape(jnp.shape(x)).astype(_floating(x))
 
         return score
 
@@ -52,11 +59,28 @@ class Target:
         """
         z, a, c = self.unpack("log_prob", process, x, t, y, density=True)
         lead = jnp.shape(x)[: jnp.ndim(x) - len(self.event)]
-        return self.log_density(z, a, c).reshape(lead).astype(_floating(x))
+        law = self.under("log_prob", process)
+        return law.log_density(z, a, c).reshape(lead).astype(_floating(x))
 
     def sample(self, key, n):
         """`(n, *event)` draws of clean data; `key` is one key or `(n,)` keys."""
         raise TypeError(f"{type(self).__name__} has to define sample(key, n)")
+
+    def under(self, where, process):
+        """What answers for the noise of the process: the target, or an average over the noise's scale.
+
+        Raises:
+          ValueError: for noise of another law, or that repeats entries.
+        """
+        tail = getattr(process, "tail", None)
+        if tail is None or process.normal or process.repeats:
+            check_noise(where, process)
+            return self
+        return Scaled(self, tail)
+
+    def pull(self, z, a, c):
+        """`(a D - z) / c^2`, finite at c = 0: the score under normal noise."""
+        return self.score_of(z, a, c)
 
     def unpack(self, where, process, x, t, y, density=False):
         """`z = x - b y` as `(n, d)` and the coefficients as `(n,)`, or `(1,)` for one common time."""
@@ -161,7 +185,7 @@ class GaussianMixture(Target):
 
     def variances(self, z, a, c):
         """`a^2 S_k + c^2` along the basis, `(1 or n, K, r)`, and outside of it or None."""
-        tiny = jnp.finfo(z.dtype).tiny ** 0.75  # keeps quotients finite where there is no density
+        tiny = jnp.finfo(z.dtype).tiny ** 0.45  # keeps quotients finite where there is no density
 
         def variance(data):
             return jnp.maximum((a**2)[:, None, None] * data + (c**2)[:, None, None], tiny)
