@@ -51,9 +51,9 @@ def _optimal_transport(method, regularization, key, x0, x1, label=None):
         apart = label[:, None] != label[None]
         cost = jnp.where(apart, cost + 2 * x0.shape[0] * (jnp.max(cost) + scale), cost)
     if method == "exact" or (method == "auto" and x0.shape[0] <= EXACT_LIMIT):
-        return x1[assignment(cost)]
+        return jnp.asarray(x1)[assignment(cost)]
     plan = sinkhorn(cost, regularization * scale)
-    return x1[jax.random.categorical(key, plan, axis=1)]
+    return jnp.asarray(x1)[jax.random.categorical(key, plan, axis=1)]
 
 
 def reflow(keys, walk, process, shape):

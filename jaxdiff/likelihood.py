@@ -11,6 +11,7 @@ from jaxdiff.core import (
     batch_keys,
     check_choice,
     check_count,
+    check_noise,
     concrete,
     fold_in,
     is_concrete,
@@ -73,6 +74,13 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
     if isinstance(process, Product):
         return _of_parts(key, denoise, process, x0, solver, grid, trace, probes)
     grid = _ascending(process, grid)
+    if hasattr(solver, "to") and is_concrete(solver.t, solver.to):
+        ends = float(solver.t[0]), float(solver.to[-1])
+        if not np.allclose(ends, (grid[0], grid[-1]), rtol=1e-5):
+            raise ValueError(
+                f"log_prob: expected a plan on the grid, from {grid[0]:g} to {grid[-1]:g}, got one from "
+                f"{ends[0]:g} to {ends[1]:g}"
+            )
     start = _start(x0)
     estimate = _estimator(key, start["x"], trace, probes)
 
@@ -133,8 +141,7 @@ def variational_bound(key, denoise, process, x0, *, samples=1, y=None):
     Returns:
       `(batch,)` bounds.
     """
-    if not process.normal:
-        raise ValueError("variational_bound: expected a process with normal noise; see log_prob for others")
+    check_noise("variational_bound", process, "see log_prob")
     x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
     keys, size = batch_keys(key, x0.shape[0], "variational_bound"), x0[0].size
     high, low = log_snr_range(process)

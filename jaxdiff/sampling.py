@@ -55,7 +55,7 @@ def sample(
     _check_parts(denoise, process, solver)
     rows = solver.plan(process, grid)
     step = stepper(solver, process, rows, keys)
-    check_gradient(gradient, rows)
+    check_gradient(gradient, solver, rows)
     x = _start(keys, process, rows, shape, x, y)
     dtype = jnp.result_type(jax.tree.leaves(x)[0], jnp.float32)
     rows = jax.tree.map(lambda leaf: jnp.asarray(leaf, _numeric(leaf, dtype)), rows)

@@ -35,6 +35,29 @@ def check_share(where, **numbers):
             raise ValueError(f"{where}: expected {name}, a share, in [0, 1], got {value}")
 
 
+def check_noise(where, process, instead=""):
+    """Raises ValueError unless the process's noise is normal and independent in every entry.
+
+    Args:
+      where: the caller, whose formula takes it to be.
+      process: forward process.
+      instead: what to do, after a semicolon.
+    """
+    wanted = None if getattr(process, "normal", True) else "normal noise"
+    if getattr(process, "repeats", False):
+        wanted = "noise that repeats no entries"
+    if wanted:
+        got = f"{type(process).__name__}{instead and '; '}{instead}"
+        raise ValueError(f"{where}: expected a process with {wanted}, got {got}")
+
+
+def check_one_ended(where, process):
+    """Raises ValueError for a process with a second endpoint."""
+    if process.paired:
+        got = type(process).__name__
+        raise ValueError(f"{where}: expected a process without a second endpoint, got {got}, which has y")
+
+
 def check_order(where, order, orders, name="order"):
     """`order` as an int; raises ValueError unless it is one of the integers `orders`."""
     if isinstance(order, bool) or not isinstance(order, (int, np.integer)) or order not in orders:

@@ -14,7 +14,7 @@ def batch_keys(key, batch, where="batch_keys"):
 
     Args:
       key: one key, of which example `i` gets `fold_in(key, i)`, or `(batch,)` keys, returned as
-        they are. Raw `uint32` keys of `jax.random.PRNGKey` are accepted.
+        they are. Raw `uint32` keys of `jax.random.PRNGKey` are accepted; see `typed` for "rbg".
       batch: number of examples.
       where: the caller's name, for the message.
 
@@ -33,13 +33,19 @@ def batch_keys(key, batch, where="batch_keys"):
 
 
 def typed(key, where):
-    """Typed keys out of typed or raw ones; ValueError for anything else."""
+    """Typed keys out of typed or raw ones; ValueError for anything else.
+
+    Keys of "rbg" become those of Threefry by their first two words: under `vmap`, theirs draw from the first
+    key of a batch for all of it.
+    """
     if is_key(key):
-        return key
-    if not (isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.shape[-1:] == (2,)):
+        if "rbg" not in str(jax.random.key_impl(key)):
+            return key
+        key = jax.random.key_data(key)
+    if not (isinstance(key, jax.Array) and key.dtype == jnp.uint32 and key.shape[-1:] in ((2,), (4,))):
         got = getattr(key, "dtype", type(key).__name__)
         raise ValueError(f"{where}: expected a key of jax.random.key(seed), got {got}")
-    return jax.random.wrap_key_data(key, impl="threefry2x32")
+    return jax.random.wrap_key_data(key[..., :2], impl="threefry2x32")
 
 
 def fold_in(keys, data):

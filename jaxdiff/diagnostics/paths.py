@@ -67,7 +67,10 @@ def hallucination(keys, denoise, process, solver, grid, *, window, shape=None, x
     Raises:
       ValueError: if fewer than two times of the grid lie in the window.
     """
-    times = concrete(grid)[:-1]
+    times = concrete(grid)
+    if times is None:
+        raise ValueError("hallucination: expected a known grid, got a traced one; make it outside of jit")
+    times = times[:-1]
     inside = (times >= min(window)) & (times <= max(window))
     if inside.sum() < 2:
         raise ValueError(

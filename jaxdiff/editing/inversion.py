@@ -83,8 +83,10 @@ def invert(denoise, process, solver, grid, x0):
       ValueError: for a solver that cannot be undone, or a grid that ends at exact data.
     """
     rows = _rows_above_zero("invert", solver.plan(process, grid))
-    if not hasattr(rows, "unstep"):
-        raise ValueError("invert: expected an invertible solver, jd.solvers.edict() or jd.solvers.bdia()")
+    if not (hasattr(rows, "unstep") and hasattr(solver, "name")):
+        raise ValueError(
+            "invert: expected an invertible solver, jd.solvers.edict() or jd.solvers.bdia(), not its plan"
+        )
     x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
     other = x0
     if solver.name == "bdia":  # its second sequence is the point before: by one explicit step
@@ -106,6 +108,7 @@ class Resumed:
     """A plan that starts from a given state; made by `resume`."""
 
     latents: Latents
+    by_rows = True
 
     def plan(self, process, grid=None):
         """The plan that the latents belong to."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import batch_keys, check_choice, concrete, dataclass, fold_in
+from jaxdiff.core import batch_keys, check_choice, check_one_ended, concrete, dataclass, fold_in
 from jaxdiff.sampling import sample
 from jaxdiff.solvers import tableau
 
@@ -44,18 +44,20 @@ def encode(keys, denoise, process, solver, grid, x0, path="independent"):
       `NoiseMaps`, noise `(steps, batch, ...)`.
     """
     check_choice("encode", "path", path, ("independent", "chain"))
-    rows = solver.plan(process, grid)
-    if rows.based or rows.memory > 1 or not rows.noisy or concrete(rows.to)[-1] <= 0:
+    rows = tableau.linear_plan("encode", solver, process, grid)
+    end = concrete(rows.to)
+    if rows.based or rows.memory > 1 or not rows.noisy or (end is not None and end[-1] <= 0):
         raise ValueError(
             "encode: expected a stochastic solver of one evaluation a step without memory, on a grid that "
-            f"ends above exact data; got {solver.name} to t = {concrete(rows.to)[-1]:g}"
+            f"ends above exact data; got {getattr(solver, 'name', 'a plan')}"
+            + ("" if end is None else f" to t = {end[-1]:g}")
         )
     x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
+    rows = jax.tree.map(lambda leaf: jnp.asarray(leaf, x0.dtype), rows)
     keys = batch_keys(keys, x0.shape[0], "encode")
     points = (
         _independent(keys, process, rows, x0) if path == "independent" else _chain(keys, process, rows, x0)
     )
-    rows = jax.tree.map(lambda leaf: jnp.asarray(leaf, x0.dtype), rows)
 
     def needed(pair):
         row, x, after = pair
@@ -69,17 +71,23 @@ def encode(keys, denoise, process, solver, grid, x0, path="independent"):
 
 
 def _independent(keys, process, rows, x0):
-    return jnp.stack(
-        [process.perturb(x0, process.noise(fold_in(keys, k), x0), float(t)) for k, t in enumerate(rows.t)]
-    )
+    def point(row):
+        number, t = row
+        return process.perturb(x0, process.noise(fold_in(keys, number), x0), t)
+
+    return jax.lax.map(point, (jnp.arange(rows.nfe), rows.t))
 
 
 def _chain(keys, process, rows, x0):
-    points = [process.perturb(x0, process.noise(fold_in(keys, 0), x0), float(rows.t[0]))]
-    for k, (t, s) in enumerate(zip(rows.t[:-1], rows.t[1:], strict=True)):
-        mean, std = process.posterior(points[-1], x0, float(t), float(s))
-        points.append(mean + std * process.noise(fold_in(keys, k + 1), x0))
-    return jnp.stack(points)
+    def step(x, row):
+        number, t, s = row
+        mean, std = process.posterior(x, x0, t, s)
+        x = mean + std * process.noise(fold_in(keys, number), x0)
+        return x, x
+
+    start = process.perturb(x0, process.noise(fold_in(keys, 0), x0), rows.t[0])
+    steps = (jnp.arange(1, rows.nfe), rows.t[:-1], rows.t[1:])
+    return jnp.concatenate([start[None], jax.lax.scan(step, start, steps)[1]])
 
 
 def sdedit(keys, denoise, process, solver, grid, x0, **settings):
@@ -95,7 +103,8 @@ def sdedit(keys, denoise, process, solver, grid, x0, **settings):
     """
     x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
     keys = batch_keys(keys, x0.shape[0], "sdedit")
-    x = process.perturb(x0, process.noise(fold_in(keys, 0), x0), concrete(grid)[0].item())
+    known, noise = concrete(grid), process.noise(fold_in(keys, 0), x0)
+    x = process.perturb(x0, noise, grid[0] if known is None else known[0].item(), settings.get("y"))
     return sample(fold_in(keys, 1), denoise, process, solver, grid, x=x, **settings)
 
 
@@ -139,6 +148,7 @@ class Aligned:
 
     def plan(self, process, grid=None):
         """The solver's plan."""
+        check_one_ended("aligned", process)  # solvers walk x - b y, which is not what the chain holds
         rows = self.solver.plan(process, grid)
         if self.chain.shape[0] != rows.steps + 1:
             raise ValueError(

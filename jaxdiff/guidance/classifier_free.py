@@ -14,7 +14,8 @@ def classifier_free(cond, uncond, scale, interval=None, rescale=0.0):
 
     Ho and Salimans (2022), arXiv:2207.12598, with `scale = 1 + w`. A known scale of 1 or 0 evaluates
     one denoiser only. With a negative condition in the place of none, guidance leads away from it. Of tokens
-    the estimates are logits, and their law is `p_u^(1 - scale) p_c^scale`.
+    the estimates are logits, and their law is `p_u^(1 - scale) p_c^scale`. Pytrees of estimates are guided
+    leaf by leaf, those of a product process at the times of its parts.
 
     Args:
       cond, uncond: denoisers `(x, t) -> clean estimate`; or, as `cond`, one function that gives both, such
@@ -43,8 +44,7 @@ def classifier_free(cond, uncond, scale, interval=None, rescale=0.0):
     ):
         return uncond
 
-    def denoise(x, t):
-        positive, negative = both(cond, uncond, x, t)
+    def leaf(t, positive, negative):
         strength = strength_at(scale, positive, t, "classifier_free")
         guided = along(negative, [(strength, positive, negative)])
         if not (isinstance(rescale, (int, float)) and rescale == 0):
@@ -57,7 +57,7 @@ def classifier_free(cond, uncond, scale, interval=None, rescale=0.0):
         inside = (t >= interval[0]) & (t <= interval[1])
         return jnp.where(match_dims(inside, positive, "classifier_free"), guided, positive)
 
-    return denoise
+    return lambda x, t: leafwise(leaf, t, *both(cond, uncond, x, t))
 
 
 def in_one_call(denoise, cond, uncond):
@@ -71,8 +71,9 @@ def in_one_call(denoise, cond, uncond):
 
     def pair(x, t):
         twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), x)
-        t = jnp.concatenate([t, t]) if np.ndim(t) else t
-        return tuple(jnp.split(denoise(twice, t, stacked), 2))
+        t = jax.tree.map(lambda t: jnp.concatenate([t, t]) if np.ndim(t) else t, t)
+        clean = denoise(twice, t, stacked)
+        return tuple(jax.tree.map(lambda clean, i=i: jnp.split(clean, 2)[i], clean) for i in range(2))
 
     return pair
 
@@ -80,6 +81,13 @@ def in_one_call(denoise, cond, uncond):
 def both(cond, uncond, x, t):
     """The two estimates of two denoisers, or of one function that gives both."""
     return cond(x, t) if uncond is None else (cond(x, t), uncond(x, t))
+
+
+def leafwise(leaf, t, *estimates):
+    """`leaf(t, *estimates)` of arrays, leaf by leaf of pytrees; a dict of times goes with its parts."""
+    if isinstance(t, dict):
+        return {name: leafwise(leaf, t[name], *(clean[name] for clean in estimates)) for name in t}
+    return jax.tree.map(lambda *parts: leaf(t, *parts), *estimates)
 
 
 def gap(one, other):
@@ -105,4 +113,6 @@ def along(base, steps):
 
 def strength_at(scale, x, t, where):
     """A scale as a factor of the estimate `x`: a number, one per example, or a function of t."""
+    if not hasattr(x, "dtype"):
+        raise ValueError(f"{where}: expected estimates that are one array, got {jax.tree.structure(x)}")
     return match_dims(jnp.asarray(scale(t) if callable(scale) else scale, x.dtype), x, where, "scale")

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import match_dims, safe_divide
+from jaxdiff.core import check_one_ended, match_dims, safe_divide
 from jaxdiff.guidance.classifier_free import both, strength_at
 
 
@@ -23,8 +23,8 @@ def projected(cond, uncond, scale, eta=0.0, norm=None):
 
     def denoise(x, t):
         positive, negative = both(cond, uncond, x, t)
-        d = along(positive, shortened(positive - negative, norm), eta)
-        return positive + (strength_at(scale, x, t, "projected") - 1) * d
+        strength = strength_at(scale, positive, t, "projected")
+        return positive + (strength - 1) * along(positive, shortened(positive - negative, norm), eta)
 
     return denoise
 
@@ -52,9 +52,10 @@ def zero_star(cond, uncond, scale, process, zero_from=None):
 
     Args:
       cond, uncond, scale: as of `classifier_free`.
-      process: forward process.
+      process: forward process without a second endpoint.
       zero_from: time from which up to t_max the sample stays where it is; None for nowhere.
     """
+    check_one_ended("zero_star", process)
 
     def denoise(x, t):
         positive, negative = both(cond, uncond, x, t)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.core import check_noise
 from jaxdiff.guidance.classifier_free import strength_at
 
 
@@ -19,7 +20,11 @@ def classifier(denoise, process, log_prob, scale=1.0):
       scale: as of `classifier_free`.
 
     Undefined where a = 0, where nothing is known of the data yet: start the grid below, or use an interval.
+
+    Raises:
+      ValueError: for a process whose noise is not normal and independent, under which it is another formula.
     """
+    check_noise("classifier", process)
 
     def guided(x, t):
         slope = jax.grad(lambda x: jnp.sum(log_prob(x, t)))(x)

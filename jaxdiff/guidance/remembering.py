@@ -58,7 +58,8 @@ def remembering(solver, guide, start):
     Args:
       solver: a linear solver of `jd.solvers`.
       guide: `guide(x, t, estimates, memory) -> (clean estimate, memory)`, where `estimates` is whatever
-        the denoiser given to `sample` returns, such as the pair of `in_one_call`.
+        the denoiser given to `sample` returns, such as the pair of `in_one_call`, and `x` is the solver's
+        point: `x - b(t) y` where the process has a second endpoint.
       start: `x -> memory`, the memory of nothing.
     """
     return Remembering(solver, guide, start)
@@ -79,11 +80,11 @@ def momentum(solver, scale, beta=-0.5, eta=0.0, norm=None):
 
     def guide(x, t, estimates, memory):
         positive, negative = estimates
+        strength = strength_at(scale, positive, t, "momentum")
         d = positive - negative + beta * memory
-        turned = along(positive, shortened(d, norm), eta)
-        return positive + (strength_at(scale, x, t, "momentum") - 1) * turned, d
+        return positive + (strength - 1) * along(positive, shortened(d, norm), eta), d
 
-    return remembering(solver, guide, jnp.zeros_like)
+    return remembering(solver, guide, lambda x: jax.tree.map(jnp.zeros_like, x))
 
 
 def precision_weighted(solver, scale, decay=0.7, floor=1e-4):
@@ -105,6 +106,7 @@ def precision_weighted(solver, scale, decay=0.7, floor=1e-4):
 
     def guide(x, t, estimates, memory):
         positive, negative = estimates
+        strength = strength_at(scale, positive, t, "precision_weighted")
         mean, variance, weight = memory
         weight = decay * weight + 1 - decay
         gap = positive - mean
@@ -113,8 +115,7 @@ def precision_weighted(solver, scale, decay=0.7, floor=1e-4):
         precision = 1 / (variance + floor)
         axes = tuple(range(1, x.ndim))
         precision = precision / jnp.mean(precision, axis=axes, keepdims=True)
-        strength = 1 + (strength_at(scale, x, t, "precision_weighted") - 1) * precision
-        return negative + strength * (positive - negative), (mean, variance, weight)
+        return negative + (1 + (strength - 1) * precision) * (positive - negative), (mean, variance, weight)
 
     def start(x):
         return jnp.zeros_like(x), jnp.zeros_like(x), jnp.zeros((), x.dtype)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import check_count, check_positive, dataclass, safe_divide, static_field
+from jaxdiff.core import check_count, check_one_ended, check_positive, dataclass, safe_divide, static_field
 from jaxdiff.inverse.noise import model
 from jaxdiff.inverse.operators import Operator, check_measurement
 from jaxdiff.inverse.walks import Point, parts
@@ -51,8 +51,7 @@ class DAPS:
 
     def plan(self, process, grid):
         """The `Rows`: `ode_steps` of them for every level of the grid."""
-        if process.paired:
-            raise ValueError("daps: expected a process without a second endpoint")
+        check_one_ended("daps", process)
         grid = grids.explicit(process, grid)
         t, to, ends = [], [], []
         for level in grid[:-1]:

@@ -23,10 +23,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_count, check_positive, dataclass, match_dims, safe_divide, static_field
+from jaxdiff.core import (
+    check_count,
+    check_noise,
+    check_one_ended,
+    check_positive,
+    dataclass,
+    match_dims,
+    safe_divide,
+    static_field,
+)
 from jaxdiff.inverse.krylov import conjugate_gradient
 from jaxdiff.inverse.noise import check_noiseless, model
 from jaxdiff.inverse.operators import check_measurement
+
+COVARIANCE = "(c^2 / a) dD / dx is the covariance under normal noise alone"
 
 
 def dps(denoise, process, operator, y, noise_level, scale=None):
@@ -70,6 +81,7 @@ def pigdm(denoise, process, operator, y, noise_level, sigma_data=1.0, iterations
       iterations: of conjugate gradients, for operators without a basis.
     """
     check_positive("pigdm", sigma_data=sigma_data)
+    check_noise("pigdm", process, COVARIANCE)
     noise = model(noise_level, "pigdm")
 
     def guided(x, t):
@@ -87,6 +99,7 @@ def tmpd(denoise, process, operator, y, noise_level):
     Boys et al. (2023), arXiv:2310.06721. Exact where `A V A^T` is diagonal; else biased by what stands off
     its diagonal.
     """
+    check_noise("tmpd", process, COVARIANCE)
     noise = model(noise_level, "tmpd")
 
     def guided(x, t):
@@ -109,6 +122,7 @@ def mmps(denoise, process, operator, y, noise_level, iterations=5):
       iterations: one gradient of the network each, and one more.
     """
     check_count("mmps", iterations=iterations)
+    check_noise("mmps", process, COVARIANCE)
     noise = model(noise_level, "mmps")
 
     def guided(x, t):
@@ -229,6 +243,8 @@ def tractable(denoise, process, operator, y, noise_level, prior, share=1.0, jitt
     """
     if isinstance(share, (int, float)) and not 0 <= share <= 1:
         raise ValueError(f"tractable: expected share in [0, 1], got {share}")
+    check_one_ended("tractable", process)
+    check_noise("tractable", process)
     noise = model(noise_level, "tractable")
     if int(np.prod(prior.event)) != prior.means.shape[1]:
         raise ValueError(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import check_count, dataclass, safe_divide, safe_sqrt, static_field
+from jaxdiff.core import check_count, check_one_ended, dataclass, safe_divide, safe_sqrt, static_field
 from jaxdiff.inverse.noise import model
 from jaxdiff.inverse.operators import Operator, check_measurement
 
@@ -58,8 +58,7 @@ def rows_of(process, grid, schedule=None):
       schedule: `steps -> [(from, back), ...]`: a row from grid point k to k + 1, and the grid point to
         which noise takes it then, k + 1 for none.
     """
-    if process.paired:
-        raise ValueError("inverse: expected a process without a second endpoint, got one that has y")
+    check_one_ended("inverse", process)
     grid = grids.explicit(process, grid)
     steps = len(grid) - 1
     walk = np.array(schedule(steps) if schedule else [(k, k + 1) for k in range(steps)])

@@ -9,7 +9,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxdiff.core import check_choice, check_positive, concrete, dataclass, namespace, safe_sqrt, static_field
+from jaxdiff.core import (
+    check_choice,
+    check_noise,
+    check_one_ended,
+    check_positive,
+    concrete,
+    dataclass,
+    namespace,
+    safe_sqrt,
+    static_field,
+)
 from jaxdiff.processes.gaussian import check_times
 from jaxdiff.processes.linear import LinearProcess, log_or_infinite
 
@@ -121,6 +131,8 @@ class DiffusionBridge(Paired):
     base: LinearProcess
 
     def __post_init__(self):
+        check_one_ended("DiffusionBridge", self.base)
+        check_noise("DiffusionBridge", self.base, "wrap the bridge")
         a = concrete(self.base.coefficients(self.base.t_max)[0])
         if a is not None and np.all(a == 0):
             raise ValueError(

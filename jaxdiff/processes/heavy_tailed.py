@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
-from jaxdiff.core import check_positive, concrete, dataclass, fold_in, match_dims, normal_like
+from jaxdiff.core import check_noise, check_positive, concrete, dataclass, fold_in, match_dims, normal_like
 from jaxdiff.processes.gaussian import EDM, check_times
 from jaxdiff.processes.linear import LinearProcess, OfBase
 
@@ -160,5 +160,6 @@ class HeavyTailed(OfBase, StudentT):
     def __post_init__(self):
         if not (isinstance(self.degrees, float) and self.degrees == jnp.inf):
             check_positive("HeavyTailed", degrees=self.degrees)
+        check_noise("HeavyTailed", self.base, "wrap the other way round")
 
     tail = property(lambda self: self.degrees)

@@ -35,6 +35,7 @@ class Product:
     t_min = property(lambda self: {name: part.t_min for name, part in self.parts.items()})
     t_max = property(lambda self: {name: part.t_max for name, part in self.parts.items()})
     normal = property(lambda self: all(part.normal for part in self.parts.values()))
+    repeats = property(lambda self: any(part.repeats for part in self.parts.values()))
 
     def only(self, *names):
         """The product of the named parts."""

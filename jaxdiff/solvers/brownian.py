@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdiff.core import batch_keys, check_positive, dataclass, fold_in, static_field
+from jaxdiff.core import batch_keys, check_positive, dataclass, fold_in, is_concrete, static_field
+from jaxdiff.solvers.tableau import Tableau
 
 SPREAD = 4.0  # log-SNR at which three quarters of the tree lie below; its leaves are finest around 0
 
@@ -31,10 +33,30 @@ class Brownian:
                 f"sample: expected (batch,) keys for {type(process).__name__}, got a Brownian path, whose "
                 "entries are drawn one by one"
             )
+        if not hasattr(process, "log_snr"):
+            raise ValueError(
+                f"sample: expected (batch,) keys for {type(process).__name__}, got a Brownian path, whose "
+                "clock is one log-SNR"
+            )
         if getattr(rows, "still", False):
             raise ValueError(
                 "sample: Langevin correctors draw noise without moving in time, and a Brownian path has none "
                 "for them; pass (batch,) keys"
+            )
+        self._check_apart(rows)
+
+    def _check_apart(self, rows):
+        """Refuses known rows whose noise comes of overlapping parts of the path: it would be correlated."""
+        if not (isinstance(rows, Tableau) and is_concrete(self.process, rows)):
+            return
+        weights = np.stack([rows.next[:, -1], rows.base[:, -1]], 1).reshape(rows.nfe, -1)
+        noisy = np.any(weights != 0, 1)
+        ends = np.sort([self.process.log_snr(np.asarray(t)[noisy]) for t in (rows.t, rows.to)], axis=0)
+        ends = ends[:, np.argsort(ends[0])]
+        if np.any(ends[0, 1:] < ends[1, :-1] - 1e-6):
+            raise ValueError(
+                "sample: expected (batch,) keys, got a Brownian path, of which steps that go up in time take "
+                "parts that others take: their noise would be correlated"
             )
 
     def noise(self, t, to, x):

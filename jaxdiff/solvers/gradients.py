@@ -17,12 +17,12 @@ import numpy as np
 GRADIENTS = ("full", "checkpointed", "reversible")
 
 
-def check_gradient(gradient, rows):
-    """Raises ValueError for a `gradient` that is none, or that the plan `rows` cannot have."""
-    if gradient == "reversible" and not hasattr(rows, "unstep"):
+def check_gradient(gradient, solver, rows):
+    """Raises ValueError for a `gradient` that is none, or that the solver or its plan `rows` cannot have."""
+    if gradient == "reversible" and not (hasattr(rows, "unstep") and getattr(solver, "by_rows", False)):
         raise ValueError(
             "sample: expected a reversible solver for gradient='reversible', such as "
-            "jd.solvers.reversible_heun(); got one whose steps cannot be undone: use 'checkpointed'"
+            "jd.solvers.reversible_heun() by itself; got one whose steps cannot be undone: use 'checkpointed'"
         )
     number = isinstance(gradient, (int, np.integer)) and not isinstance(gradient, bool)
     if (number and gradient >= 1) or (isinstance(gradient, str) and gradient in GRADIENTS):

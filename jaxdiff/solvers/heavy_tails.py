@@ -44,6 +44,11 @@ def stepper(solver, process, rows, keys):
     def step(denoise, state, row, draw):
         if draw.keys is None:
             return solver.step(denoise, state, row, draw)
+        if not hasattr(state.x, "shape"):
+            raise ValueError(
+                f"sample: expected one array as x, or a deterministic solver, for {type(process).__name__}; "
+                f"got {jax.tree.structure(state.x)}"
+            )
         clean, derivative = jax.linearize(lambda z: denoise(z, row.t), state.x)
         few = state.x[0].size <= EXACT
         tangents = unit_tangents(state.x) if few else random_tangents(draw.own(2), state.x, 1)

@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxdiff import grids
 from jaxdiff.core import (
+    batch_keys,
     check_count,
     check_positive,
     concrete,
@@ -91,7 +92,8 @@ def level_loss(classifier, key, x0, process, times, log_prior=None):
     pick, draw = jax.random.split(key)
     logits = jnp.zeros(len(times)) if log_prior is None else jnp.asarray(log_prior)
     level = jax.random.categorical(pick, logits, shape=x0.shape[:1])
-    x = process.perturb(x0, jax.random.normal(draw, x0.shape, x0.dtype), jnp.asarray(times, x0.dtype)[level])
+    noise = process.noise(batch_keys(draw, x0.shape[0], "level_loss"), x0)
+    x = process.perturb(x0, noise, jnp.asarray(times, x0.dtype)[level])
     found = jax.nn.log_softmax(classifier(x), axis=-1)
     return -jnp.take_along_axis(found, level[:, None], axis=1)[:, 0]
 
@@ -286,7 +288,8 @@ def from_level(solver, times, steps, grid=grids.log_snr):
 
 def _from(process, t):
     """The process as grids see it that start at `t`."""
-    process = process.base if isinstance(process, OfBase) else process
+    while isinstance(process, OfBase):
+        process = process.base
     return process.replace(t_max=t, t_min=min(process.t_min, 0.1 * t))
 
 

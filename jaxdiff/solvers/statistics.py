@@ -1,5 +1,6 @@
 """Empirical model statistics of DPM-Solver-v3: what a model's estimate does along the ODE."""
 
+import dataclasses
 import hashlib
 
 import jax
@@ -70,10 +71,21 @@ class ModelStatistics:
 
 
 def signature(process):
-    """A process's type and a digest of its numbers."""
-    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(process)]
-    digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()[:12]
-    return f"{type(process).__name__} ({digest})"
+    """A process's type and a digest of its settings and numbers, and of those of processes within it."""
+    return f"{type(process).__name__} ({hashlib.sha256(_settings(process)).hexdigest()[:12]})"
+
+
+def _settings(value):
+    """Bytes that tell one setting from another: types and fields of processes, numbers, names."""
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        value = {"type": type(value).__name__} | {name: getattr(value, name) for name in names}
+    if isinstance(value, dict):
+        return b";".join(name.encode() + b"=" + _settings(value[name]) for name in sorted(value))
+    if callable(value):
+        return value.__qualname__.encode()
+    numbers = np.asarray(value)
+    return numbers.astype(np.float64).tobytes() if numbers.dtype.kind in "biuf" else repr(value).encode()
 
 
 def fit_model_statistics(

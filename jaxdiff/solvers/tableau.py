@@ -51,6 +51,7 @@ class Tableau:
     plain: bool = static_field(default=False)
     based: bool = static_field(default=True)
     noisy: bool = static_field(default=True)
+    by_rows = True  # a solver whose steps are those of its rows, and nothing else
 
     @property
     def nfe(self):
@@ -147,6 +148,7 @@ class LinearSolver:
       numbers: settings that only change its numbers; `vmap` and `grad` reach them.
       both_ways: whether its noise is right for increasing times as well.
       after_draw: whether its rule may start after the first step away from a bridge's pinned end.
+      by_step: whether tuples among `options` have an entry for each step.
     """
 
     name: str = static_field()
@@ -155,6 +157,8 @@ class LinearSolver:
     numbers: dict
     both_ways: bool = static_field(default=False)
     after_draw: bool = static_field(default=True)
+    by_step: bool = static_field(default=False)
+    by_rows = True
 
     def plan(self, process, grid):
         """The `Tableau` of this solver for a process and `(steps + 1,)` decreasing times.
@@ -188,7 +192,8 @@ class LinearSolver:
                 f"where {type(process).__name__} is pinned to its end; start later with x=, or take unipc()"
             )
         if pinned:  # its own first step has no setting
-            rest = {k: v[1:] if np.shape(v) == (len(grid) - 1,) else v for k, v in self.numbers.items()}
+            settings = self.numbers | (dict(self.options) if self.by_step else {})
+            rest = {k: v[1:] if np.shape(v) == (len(grid) - 1,) else v for k, v in settings.items()}
             rows = _from_pinned(functools.partial(rule, **rest), process, grid)
         else:
             rows = rule(grid=grid)
@@ -213,9 +218,10 @@ def _pinned(process, grid):
     if end is None:
         return False
     if not is_concrete(grid, end):
+        what = "grid" if is_concrete(end) else "process"
         raise ValueError(
-            f"grid: expected known times for {type(process).__name__}, which is pinned to its end, got "
-            "traced ones; make the grid outside of jit"
+            f"grid: expected known times for {type(process).__name__}, which is pinned to its end, got a "
+            f"traced {what}; make the {what} outside of jit"
         )
     return grid[0] == end
 
@@ -352,6 +358,8 @@ def stack(plans):
       ValueError: if the plans differ in rows or steps, or have steps of their own and are not of one kind.
     """
     kinds = sorted({type(plan).__name__ for plan in plans})
+    if not all(isinstance(plan, Tableau) for plan in plans):
+        raise ValueError(f"stack: expected plans that are tables, got {' and '.join(kinds)}")
     if len(kinds) != 1:
         raise ValueError(f"stack: expected plans of one kind, got {' and '.join(kinds)}")
     shapes = {(plan.nfe, plan.steps) for plan in plans}
@@ -363,9 +371,13 @@ def stack(plans):
 
     def widen(plan):
         def pad(columns):
-            blank = np.zeros((plan.nfe, memory - plan.memory))
+            blank = np.zeros((plan.nfe, memory - plan.memory, *columns.shape[2:]))
             return np.concatenate([columns[:, :-1], blank, columns[:, -1:]], axis=1)
 
         return plan.replace(next=pad(plan.next), base=pad(plan.base), **flags)
 
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *map(widen, plans))
+    plans = [widen(plan) for plan in plans]
+    tables = sorted({tuple(np.shape(leaf) for leaf in jax.tree.leaves(plan)) for plan in plans})
+    if len(tables) != 1:
+        raise ValueError(f"stack: expected plans whose tables have equal shapes, got {tables}")
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *plans)

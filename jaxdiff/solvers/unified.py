@@ -58,7 +58,7 @@ def unified(orders=3, predictions="data", rules="lagrange", correctors=True):
     for name, value in settings.items():
         for each in value if isinstance(value, tuple) else (value,):
             check_choice("unified", name, each, known[name])
-    return linear("unified", _unified, **settings)
+    return linear("unified", _unified, **settings).replace(by_step=True)
 
 
 def _unified(process, grid, orders, predictions, rules, correctors):

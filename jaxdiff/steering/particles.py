@@ -12,7 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_choice, concrete, dataclass, fold_in, match_dims, safe_divide, static_field
+from jaxdiff.core import (
+    check_choice,
+    check_noise,
+    concrete,
+    dataclass,
+    fold_in,
+    match_dims,
+    safe_divide,
+    static_field,
+)
 from jaxdiff.core.categorical import categorical
 
 POTENTIALS = ("difference", "max", "sum")
@@ -58,6 +67,7 @@ class Rows:
     nfe = property(lambda self: self.rows.nfe)
     steps = property(lambda self: self.rows.steps)
     noisy = property(lambda self: self.rows.noisy)
+    parts = property(lambda self: getattr(self.rows, "parts", None))
 
 
 @dataclass
@@ -78,6 +88,8 @@ class Steered:
 
     def plan(self, process, grid=None):
         """The solver's plan, checked: it has to draw noise and to end at exact data."""
+        if self.guided:
+            check_noise("twisted", process)
         rows = self.solver.plan(process, grid)
         if not rows.noisy:
             raise ValueError(
@@ -232,7 +244,9 @@ def estimate(denoise, x, row, keys):
     Both are the clean estimate; of tokens, a draw of it and its logits. The last step makes that draw: with
     the rewards of what comes out, the weights telescope to the tilted law.
     """
-    clean, process = denoise(x, row.t), getattr(row, "process", None)
+    parts = getattr(row, "parts", None)  # of a product process, each at its own time
+    t = {name: part.t for name, part in parts.items()} if parts else row.t
+    clean, process = denoise(x, t), getattr(row, "process", None)
     if process is None:
         return clean, clean
     logits = process.check_logits(clean, x, "steering")

@@ -1,0 +1,245 @@
+"""Pieces that meet: right together, or refused with the name of what does not fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff import editing as E
+from jaxdiff import grids, guidance, inverse, likelihood
+from jaxdiff import processes as P
+from jaxdiff import solvers as S
+from jaxdiff import steering as ST
+from jaxdiff import testing as T
+from jaxdiff.diagnostics import hallucination
+
+VP, MEAN_REVERTING = P.VP(), P.MeanReverting()
+SYMMETRIC, HEAVY = P.Symmetric(VP), P.HeavyTailed(VP, 3.0)
+BOTH = P.Product({"a": VP, "b": P.EDM()})
+GRID = grids.uniform(VP, 4)
+KEYS = jax.random.split(jax.random.key(0), 4)
+X, M = jnp.ones((4, 3)), jnp.zeros((4, 3, 3))
+MASK = inverse.mask(np.array([1.0, 0.0, 1.0]))
+CHAIN = np.zeros((5, 4, 3))
+PRIOR = inverse.MixturePrior(np.zeros((1, 3)), np.eye(3)[None], np.ones(1), (3,))
+
+
+def half(x, t):
+    return jax.tree.map(lambda x: 0.5 * x, x)
+
+
+def first(x):
+    return x.reshape(len(x), -1)[:, 0]
+
+
+def walk(process, solver, x, keys=KEYS, grid=GRID, denoise=half, **settings):
+    return jd.sample(keys, denoise, process, solver, grid, x=x, **settings)
+
+
+def statistics_of(process):
+    return S.fit_model_statistics(jax.random.key(0), half, process, X, 4, -1.0, 1.0, probes=1)
+
+
+REFUSED = {
+    "a target under a process that repeats entries": (
+        lambda: T.gaussian(np.zeros((3, 3)), 1.0).denoiser(SYMMETRIC),
+        "denoiser: expected a process with noise that repeats no entries, got Symmetric",
+    ),
+    "heavy tails around symmetric noise": (lambda: P.HeavyTailed(SYMMETRIC, 5.0), "wrap the other way round"),
+    "heavy tails twice": (lambda: P.HeavyTailed(P.PoissonFlow(3.0), 50.0), "normal noise, got PoissonFlow"),
+    "a bridge of symmetric noise": (lambda: P.DiffusionBridge(SYMMETRIC), "got Symmetric; wrap the bridge"),
+    "a bridge of heavy tails": (lambda: P.DiffusionBridge(HEAVY), "got HeavyTailed; wrap the bridge"),
+    "a bridge of a bridge": (lambda: P.DiffusionBridge(MEAN_REVERTING), "second endpoint, got MeanReverting"),
+    "a bound under symmetric noise": (
+        lambda: likelihood.variational_bound(jax.random.key(0), half, SYMMETRIC, M), "repeats no entries"
+    ),
+    "information under symmetric noise": (
+        lambda: jd.diagnostics.mutual_information(jax.random.key(0), half, half, SYMMETRIC, M), "repeats no"
+    ),
+    "information under heavy tails": (
+        lambda: jd.diagnostics.mutual_information(jax.random.key(0), half, half, HEAVY, X), "normal noise"
+    ),
+    "information between two ends": (
+        lambda: jd.diagnostics.mutual_information(jax.random.key(0), half, half, MEAN_REVERTING, X), "has y"
+    ),
+    "the density along a plan of another grid": (
+        lambda: likelihood.log_prob(
+            None, half, VP, X, solver=S.heun().plan(VP, np.array([0.1, 0.5])), grid=GRID
+        ),
+        r"expected a plan on the grid, from 0.001 to 1, got one from 0.1 to 0.5",
+    ),
+    "a classifier under heavy tails": (
+        lambda: guidance.classifier(half, HEAVY, lambda x, t: first(x)), "classifier: .* normal noise"
+    ),
+    "a fitted velocity between two ends": (
+        lambda: guidance.zero_star(half, half, 2.0, MEAN_REVERTING), "zero_star: .* got MeanReverting"
+    ),
+    "projected guidance of a pytree": (
+        lambda: walk(BOTH, S.joint(S.ddim()), {"a": X, "b": X}, grid={"a": GRID, "b": GRID},
+                     denoise=guidance.projected(half, half, 2.0)),
+        "projected: expected estimates that are one array",
+    ),
+    "momentum of a pytree": (
+        lambda: walk(VP, guidance.momentum(S.ddim(), 2.0), {"a": X}, denoise=lambda x, t: (half(x, t), x)),
+        "momentum: expected estimates that are one array",
+    ),
+    "a tractable prior between two ends": (
+        lambda: inverse.tractable(half, MEAN_REVERTING, MASK, X, 0.1, PRIOR), "tractable: .* second endpoint"
+    ),
+    "a covariance under heavy tails": (lambda: inverse.mmps(half, HEAVY, MASK, X, 0.1), "normal noise alone"),
+    "symmetric twisted particles": (
+        lambda: walk(SYMMETRIC, ST.twisted(S.ancestral(), first, 2), M), "twisted: .* repeats no entries"
+    ),
+    "heavy twisted particles": (
+        lambda: walk(HEAVY, ST.twisted(S.ancestral(), first, 2), X), "twisted: expected .* normal noise"
+    ),
+    "a chain to align with between two ends": (
+        lambda: walk(MEAN_REVERTING, E.aligned(S.ddim(), CHAIN), X, y=X), "aligned: .* has y"
+    ),
+    "a reversible solver that something moves": (
+        lambda: walk(VP, E.aligned(S.reversible_heun(), CHAIN), X, gradient="reversible"),
+        "by itself",
+    ),
+    "a path whose parts are taken twice": (
+        lambda: walk(
+            P.EDM(), S.churn(s_churn=1e9, s_min=0.0, s_max=1e9, s_noise=1.0), X,
+            S.brownian(KEYS, P.EDM(), depth=4), grids.karras(P.EDM(), 60),
+        ),
+        "take parts that others take",
+    ),
+    "a path of a product": (
+        lambda: walk(BOTH, S.joint(S.ancestral()), {"a": X, "b": X}, S.brownian(KEYS, VP, depth=4),
+                     {"a": GRID, "b": grids.karras(P.EDM(), 4)}),
+        r"expected \(batch,\) keys for Product, got a Brownian path",
+    ),
+    "heavy tails of a pytree": (lambda: walk(HEAVY, S.ancestral(), {"a": X}), "expected one array as x"),
+    "a plan where its solver is asked for": (
+        lambda: E.invert(half, VP, S.edict().plan(VP, GRID[:-1]), GRID[:-1], X), "not its plan"
+    ),
+    "maps of a corrector": (
+        lambda: E.encode(KEYS, half, VP, S.predictor_corrector(), GRID[:-1], X), "encode: expected a linear"
+    ),
+    "maps of a plan that remembers": (
+        lambda: E.encode(KEYS, half, VP, S.heun().plan(VP, GRID[:-1]), GRID[:-1], X), "without .* got a plan"
+    ),
+    "wandering on a traced grid": (
+        lambda: jax.jit(lambda g: hallucination(KEYS, half, VP, S.ddim(), g, window=(0.2, 0.8), x=X))(GRID),
+        "hallucination: expected a known grid",
+    ),
+    "a stack of joint plans": (
+        lambda: S.stack(2 * [S.joint(S.ddim()).plan(BOTH, {"a": GRID, "b": GRID})]), "tables, got JointRows"
+    ),
+    "a stack of tables of two shapes": (
+        lambda: S.stack([S.dc_solver(np.ones(4), order).plan(VP, GRID) for order in (2, 3)]), "equal shapes"
+    ),
+    "a traced bridge": (
+        lambda: jax.jit(lambda process: walk(process, S.ddim(), X, y=X))(P.DiffusionBridge(VP)),
+        "got a traced process; make the process outside of jit",
+    ),
+    "statistics of another schedule": (
+        lambda: statistics_of(P.HeavyTailed(P.SubVP(), 5.0)).check(P.HeavyTailed(VP, 5.0), np.zeros(1)),
+        "expected the process that the statistics were fitted for",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_does_not_fit_is_refused_by_name(what):
+    call, match = REFUSED[what]
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+def test_statistics_tell_processes_apart_and_know_their_own():
+    constant, cosine = P.StochasticInterpolant(gamma=np.cos), P.StochasticInterpolant(gamma=np.sin)
+    others = [VP, P.SubVP(), P.VP(beta_max=19.0), HEAVY, P.HeavyTailed(P.SubVP(), 3.0), SYMMETRIC]
+    others += [P.Symmetric(HEAVY), constant, cosine, MEAN_REVERTING, P.MeanReverting(schedule="constant")]
+    others.append(BOTH)
+    names = [S.statistics.signature(process) for process in others]
+    assert len(set(names)) == len(names)
+    same = P.VP(beta_max=jnp.float32(20.0)), P.HeavyTailed(P.VP(), 3)
+    assert [S.statistics.signature(process) for process in same] == [names[0], names[3]]
+
+
+@pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
+def test_a_sample_depends_on_its_own_key_whatever_the_generator(kind):
+    keys, others = (jax.random.split(jax.random.key(seed, impl=kind), 3) for seed in (0, 5))
+    run = jax.jit(lambda keys: jd.sample(keys, half, VP, S.ancestral(), GRID, shape=(2,)))
+    together = np.asarray(run(keys))
+    np.testing.assert_array_equal(run(jnp.concatenate([keys[:1], others[1:]]))[0], together[0])
+    assert np.abs(np.asarray(run(others)) - together).min() > 1e-3
+    raw = jax.random.wrap_key_data(jax.random.key_data(keys)[:, :2], impl="threefry2x32")
+    np.testing.assert_array_equal(run(raw), together)
+    data = {"a": jnp.ones((3, 2)), "b": jnp.ones((3, 2))}
+    loss = jd.losses.joint(half, keys, data, process=BOTH, parameterization=jd.parameterizations.data())
+    assert loss.shape == (3,) and np.isfinite(loss).all()
+
+
+def test_particles_on_a_product_ask_each_part_at_its_own_time():
+    """A reward of nothing leaves the law as it is."""
+    edm = P.EDM()
+    targets = {"a": T.gaussian(np.zeros(1), 1.0), "b": T.gaussian(np.ones(1), 1.0)}
+    exact = {name: targets[name].denoiser(BOTH.parts[name]) for name in targets}
+    denoise = lambda x, t: {name: exact[name](x[name], t[name]) for name in x}  # noqa: E731
+    steps = {"a": grids.log_snr(VP, 24), "b": grids.karras(edm, 24)}
+    plain, shape = S.joint(S.ancestral()), {"a": (1,), "b": (1,)}
+    steered = ST.particles(plain, lambda x: 0 * x["a"][:, 0], 2)
+
+    @jax.jit
+    def both(keys):
+        return [jd.sample(keys, denoise, BOTH, solver, steps, shape=shape) for solver in (plain, steered)]
+
+    alone, out = both(jax.random.split(jax.random.key(1), 2000))
+    for name, mean in (("a", 0.0), ("b", 1.0)):
+        every, wanted = np.asarray(out[name])[::2], np.asarray(alone[name])  # a pair is alike at the end
+        assert abs(every.mean() - mean) < 0.1 and abs(every.std() / wanted.std() - 1) < 0.08, name
+
+
+def test_orders_a_step_count_the_draw_from_a_pinned_end():
+    bridge, grid = P.BrownianBridge(), grids.uniform(P.BrownianBridge(), 5)
+    varied = S.unified(orders=(1, 2, 3, 3, 2)).plan(bridge, grid)
+    rest = S.unified(orders=(2, 3, 3, 2)).plan(bridge, grid[1:])
+    np.testing.assert_array_equal(varied.next[1:, : rest.next.shape[1]], rest.next)
+
+
+def test_edits_take_a_second_endpoint_and_traced_times():
+    out = E.sdedit(KEYS, half, MEAN_REVERTING, S.ddim(), GRID[1:], X, y=2 * X)
+    noise = MEAN_REVERTING.noise(jd.core.fold_in(KEYS, 0), X)
+    start = MEAN_REVERTING.perturb(X, noise, GRID[1], 2 * X)
+    np.testing.assert_allclose(out, walk(MEAN_REVERTING, S.ddim(), start, grid=GRID[1:], y=2 * X), rtol=1e-6)
+    edit = lambda grid: E.sdedit(KEYS, half, VP, S.ancestral(), grid, X)  # noqa: E731
+    np.testing.assert_allclose(jax.jit(edit)(GRID[1:]), edit(GRID[1:]), rtol=1e-4, atol=1e-5)
+    for path in ("independent", "chain"):
+        make = lambda grid, path=path: E.encode(KEYS, half, VP, S.ancestral(), grid, X, path)  # noqa: E731
+        one, other = make(GRID[:-1]), jax.jit(make)(GRID[:-1])
+        np.testing.assert_allclose(one.noise, other.noise, rtol=1e-3, atol=1e-4)
+
+
+def test_pairs_of_pytrees_are_guided_part_by_part_at_their_times():
+    cond = lambda x, t: {"a": x["a"] + 1, "b": x["b"] * 2}  # noqa: E731
+    guided = guidance.classifier_free(cond, half, 3.0, interval=(0.5, 2.0))
+    x = {"a": X, "b": 2 * X}
+    out = guided(x, {"a": 0.1, "b": 1.0})
+    np.testing.assert_allclose(out["a"], 2.0)  # outside of the interval
+    np.testing.assert_allclose(out["b"], 1.0 + 3 * (4.0 - 1.0))
+    shifted = lambda x, t, c: jax.tree.map(lambda x: x + c[:, None], x)  # noqa: E731
+    pair = guidance.in_one_call(shifted, jnp.ones(4), jnp.zeros(4))
+    out = guidance.classifier_free(pair, None, 3.0)(x, {"a": jnp.ones(4), "b": jnp.ones(4)})
+    np.testing.assert_allclose(out["b"], 5.0)
+
+
+def test_levels_are_learned_and_left_under_wrapped_processes():
+    process, times = P.Symmetric(P.HeavyTailed(VP, 5.0)), np.array([0.6, 0.2])
+    seen = []
+    S.level_loss(lambda x: seen.append(x) or jnp.zeros((4, 2)), jax.random.key(0), M, process, times)
+    np.testing.assert_allclose(seen[0], np.swapaxes(seen[0], -1, -2), atol=1e-6)
+    start = {"x": M, "t": jnp.full(4, 0.6)}
+    out = jd.sample(None, half, process, S.from_level(S.ddim(), times, steps=2), x=start)
+    assert np.isfinite(out["x"]).all()
+
+
+def test_couplings_take_numpy_within_jit():
+    x0, x1 = np.float32([[0.0], [1.0], [2.0]]), np.float32([[2.1], [0.1], [1.1]])
+    match = jd.couplings.optimal_transport("exact")
+    np.testing.assert_allclose(jax.jit(lambda key: match(key, x0, x1))(KEYS[0]), x0 + 0.1, rtol=1e-5)
