@@ -8,6 +8,7 @@ method back from noise. Prints the sliced Wasserstein distance beside that of re
 
 import argparse
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -69,8 +70,9 @@ def picture(folder, name, path, data):
         axis.scatter(points[:, 0], points[:, 1], s=1, color="#1f4e79", alpha=0.5)
         axis.set(title=title, aspect="equal", xticks=[], yticks=[])
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", dpi=100, bbox_inches="tight")
-    return folder / f"{name}.png"
+    file = folder / (re.sub(r"[^\w.%-]", "-", name) + ".png")  # a name is npz:/PATH too
+    figure.savefig(file, dpi=100, bbox_inches="tight")
+    return file
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 import pathlib
 import re
+import runpy
+import types
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -35,6 +38,14 @@ def test_ci_runs_the_readme_command():
     script = (ROOT / ".ci" / "run").read_text()
     assert "'.[test]'" in README and "'.[test]'" in script
     assert re.search(r"\.venv/bin/pytest", README) and "/bin/pytest" in script
+
+
+def test_the_toys_picture_of_data_in_a_file_has_a_plain_name(tmp_path):
+    draw = runpy.run_path(ROOT / "experiments" / "toy2d.py")["picture"]
+    points = np.zeros((3, 2))
+    data = types.SimpleNamespace(held_out={"x": points})
+    assert draw(tmp_path, "npz:/a/b.npz", [points] * 3, data) == tmp_path / "npz--a-b.npz.png"
+    assert (tmp_path / "npz--a-b.npz.png").stat().st_size > 1000
 
 
 @pytest.mark.slow
