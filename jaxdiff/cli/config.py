@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import re
 from typing import Annotated
 
 import numpy as np
@@ -202,7 +203,7 @@ def resolve(given, dataset):
     check_seed("resolve", config["seed"])
     if given.warmup is None:
         config["warmup"] = min(config["warmup"], max(config["steps"], 1) // 10)
-    config["out"] = config["out"] or os.path.join("runs", dataset.name.replace(":", "-").replace(os.sep, "-"))
+    config["out"] = config["out"] or os.path.join("runs", re.sub(r"[^\w.%-]", "-", dataset.name))
     if parse("parameterization", config["parameterization"]) == ("edm", [], {}):
         config["parameterization"] = f"edm(sigma_data={dataset.sigma_data:.4g})"
     if given.conditional and not dataset.num_classes:

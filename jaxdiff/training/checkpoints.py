@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
+import tempfile
 import zlib
 
 import jax
@@ -16,6 +18,7 @@ from jaxdiff.training.runs import write_json
 from jaxdiff.training.state import fingerprint, leaves_by_path
 
 SEAL = "files.json"
+MANIFEST = os.path.join("state", "manifest.ocdbt")  # the last file of a state that orbax writes
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -54,7 +57,9 @@ class Checkpoints:
             create=False,
         )
         os.makedirs(directory, exist_ok=True)
-        self._manager = ocp.CheckpointManager(os.path.abspath(directory), options=options)
+        self._closing = contextlib.ExitStack()
+        path = self._closing.enter_context(_plain_path(os.path.abspath(directory)))
+        self._manager = ocp.CheckpointManager(path, options=options)
         self.newest = self._manager.latest_step()
         self._record = {"versions": versions(), "config": config}
         self._committed, self._under_way = committed, None
@@ -85,7 +90,10 @@ class Checkpoints:
         step, self._under_way = self._under_way, None
         with self._failing(step):
             self._manager.wait_until_finished()  # raises what the background thread raised
-            _seal(os.path.join(self._manager.directory, str(step)))
+            path = os.path.join(self._manager.directory, str(step))
+            if not os.path.exists(os.path.join(path, MANIFEST)):  # orbax leaves it out with a warning alone
+                raise OSError(f"orbax left out {MANIFEST}")
+            _seal(path)
         self.newest = step
         self._committed(step)
 
@@ -100,10 +108,26 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error):
-        try:
-            self.wait()
-        finally:
-            self._manager.close()
+        with self._closing:
+            try:
+                self.wait()
+            finally:
+                self._manager.close()
+
+
+@contextlib.contextmanager
+def _plain_path(directory):
+    """A path to a directory that orbax reads as it is written.
+
+    It takes a path for a pattern of `glob`, and `\\` in it for `/`.
+    """
+    if not re.search(r"[*?[\\]", directory):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxdiff-") as folder:
+        link = os.path.join(folder, "checkpoints")
+        os.symlink(directory, link)
+        yield link
 
 
 def versions():
@@ -117,7 +141,7 @@ def versions():
 def steps(directory):
     """Steps that have a directory in `directory`, newest first; whether they are whole is not looked at."""
     names = os.listdir(directory) if os.path.isdir(directory) else []
-    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    return sorted((int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name)), reverse=True)
 
 
 def restore(directory, report=print, until=None):
@@ -238,11 +262,13 @@ def _read(directory, step):
 
 def _items(directory, step, **items):
     ocp = _orbax()
-    path = os.path.join(os.path.abspath(directory), str(step))
     alone = {"multiprocessing_options": _alone(ocp)}
     handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(**alone))
-    with contextlib.closing(ocp.Checkpointer(handler, **alone)) as reader:
-        return reader.restore(path, args=ocp.args.Composite(**items))
+    with (
+        _plain_path(os.path.abspath(directory)) as path,
+        contextlib.closing(ocp.Checkpointer(handler, **alone)) as reader,
+    ):
+        return reader.restore(os.path.join(path, str(step)), args=ocp.args.Composite(**items))
 
 
 def _first_line(error):

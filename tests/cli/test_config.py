@@ -29,6 +29,11 @@ def test_defaults_go_by_data_and_given_settings_win(digits):
     assert resolve(Train(data="moons", checkpoint_every=7), jd.data.load("moons"))["checkpoint_every"] == 7
 
 
+def test_the_default_directory_has_a_plain_name(digits):
+    named = dataclasses.replace(digits, name="tfds:/a b/mnist:train[:90%]")
+    assert resolve(Train(model="DiT-XS/2"), named)["out"] == "runs/tfds--a-b-mnist-train--90%-"
+
+
 def test_processes_without_a_coordinator_do_not_train_alone(capsys):
     for words in (["--processes", "2"], ["--process-id", "1"]):
         assert main(["train", *words]) == 2

@@ -18,6 +18,7 @@ from jaxdiff.training import (
     restore,
     to_state,
 )
+from jaxdiff.training import checkpoints as checkpoints_
 from jaxdiff.training.checkpoints import steps
 
 
@@ -160,6 +161,28 @@ def test_some_are_kept_by_interval(tmp_path, states):
         for step in (2, 4, 6, 8, 10):
             checkpoints.save(step, states[0])
     assert steps(tmp_path) == [10, 6]
+
+
+@pytest.mark.parametrize("name", ["[x]", "a\\b"])
+def test_a_path_that_is_a_pattern_is_taken_as_it_is_written(name, tmp_path, states):
+    with Checkpoints(tmp_path / name) as checkpoints:
+        checkpoints.save(10, states[0])
+    assert os.listdir(tmp_path) == [name] and os.listdir(tmp_path / name) == ["10"]
+    assert fingerprint(restore(tmp_path / name)[1]) == fingerprint(states[0])
+
+
+def test_a_save_that_is_not_whole_is_not_sealed(tmp_path, states, monkeypatch):
+    monkeypatch.setattr(checkpoints_, "MANIFEST", "state/none")
+    with pytest.raises(CannotSave, match="checkpoint 10 could not be written .orbax left out state/none"):
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(10, states[0])
+    assert not (tmp_path / "10" / "files.json").exists()
+
+
+def test_folders_of_other_names_are_no_steps(tmp_path):
+    for name in ("7", "10", "²", "٣", "007", "x"):
+        (tmp_path / name).mkdir()
+    assert steps(tmp_path) == [10, 7]
 
 
 def test_the_record_holds_configuration_and_versions(tmp_path, states):
