@@ -16,9 +16,9 @@ def main(args=None):
       args: words of the command line; `sys.argv` without the program by default.
 
     Returns:
-      The exit code: 0; 1 for a loss that is not finite; 2 for bad input; 74 where the run's directory
-      cannot be written; 75 from the watchdog, for a run that is stuck; 130 after Ctrl-C and 143 after
-      SIGTERM, once the run is saved; 141 where nobody reads what it prints any more.
+      The exit code: 0; 1 for a loss that is not finite; 2 for bad input; 74 where the run's directory, or
+      a command's file, cannot be written; 75 from the watchdog, for a run that is stuck; 130 after Ctrl-C
+      and 143 after SIGTERM, once the run is saved; 141 where nobody reads what it prints any more.
     """
     from jaxdiff.cli import again, commands, local, threads
     from jaxdiff.training import distributed, keep_freed_memory

@@ -20,7 +20,7 @@ from jaxdiff.cli.names import FAMILIES, known
 from jaxdiff.interop import save_safetensors
 from jaxdiff.metrics.report import check_enough
 from jaxdiff.training import ema
-from jaxdiff.training.runs import write_json
+from jaxdiff.training.runs import replacing, write_json
 
 Run = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
 OWN = "the run's own"
@@ -237,8 +237,7 @@ def report(given: Report):
         raise ValueError(f"report: expected one run or two, got {len(given.runs)}")
     out = given.out or os.path.join(given.runs[0], "report.html")
     page = training.report_page(given.runs)
-    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    with open(out, "w", encoding="utf-8") as file:
+    with replacing(out) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(page)
     print(f"report in {out}")
 
@@ -269,7 +268,14 @@ def _load(given):
 
 def _served(run, config, wanted=None, step=None):
     """`(step, parameters)`: an average that the newest checkpoint holds, or one made from snapshots."""
+    if "ema" not in config:  # a script may have written down what it likes
+        raise ValueError(f"export: expected the averages, ema, in {run}/config.json, got none")
     if wanted is not None and (step is not None or ema.name(wanted) not in config["ema"]):
+        if not isinstance(ema.profile(wanted), ema.Power):
+            raise ValueError(
+                f"ema: expected one of the run's averages ({', '.join(map(str, config['ema'])) or 'none'}), "
+                f"without step, or power:WIDTH, got {wanted!r}"
+            )
         return training.synthesize(run, wanted, step)
     if step is not None:
         raise ValueError("export: expected an average of snapshots with step; add --ema power:WIDTH")
@@ -293,10 +299,11 @@ def _draw_and_save(draw, params, job, config, number, seed, labels, out, title=N
     x = draw(params, number, seed, labels)
     if not training.distributed.first():
         return x
-    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    np.savez(f"{out}.npz", **({"x": x} if labels is None else {"x": x, "label": labels}))
+    with replacing(f"{out}.npz") as temporary:
+        np.savez(temporary, **({"x": x} if labels is None else {"x": x, "label": labels}))
     record = config["data_record"]
-    training.save_picture(f"{out}.png", x, labels, title, record["value_range"])
+    with replacing(f"{out}.png") as temporary:
+        training.save_picture(temporary, x, labels, title, record["value_range"])
     return x
 
 

@@ -24,6 +24,12 @@ FREE = (
     "sample_steps", "guidance_scale", "samples", "evaluate", "threads",
 )
 
+NEEDED = (  # to build a run's network again and to sample from it
+    "data", "seed", "model", "process", "parameterization", "conditional", "label_drop", "augment",
+    "augment_told", "ema", "solver", "grid", "sample_steps", "guidance_scale", "samples",
+)
+NEEDED_RECORD = ("shape", "num_classes", "value_range", "levels", "shift", "scale")  # of its data
+
 CLUSTER = ("coordinator", "processes", "process_id", "heartbeat")  # of the machines, and no part of the run
 
 
@@ -158,13 +164,22 @@ def read_run(run):
     """The configuration of a run of `jaxdiff train`.
 
     Raises:
-      ValueError: if there is no run in that directory, or one of a script, whose network nobody wrote down.
+      ValueError: if there is no run in that directory, one of a script, whose network nobody wrote down, or
+        one whose configuration has lost a field.
     """
     config = read_config(run)
     if "data_record" not in config:
         raise ValueError(
             f"read_run: expected a run of `jaxdiff train`, got one of a script in {run}; go on in the script "
             "(for a step that is not finite: jd.training.replay.examine)"
+        )
+    record = config["data_record"] if isinstance(config["data_record"], dict) else {}
+    lost = [name for name in NEEDED if name not in config]
+    lost += [f"data_record.{name}" for name in NEEDED_RECORD if name not in record]
+    if lost:
+        raise ValueError(
+            f"read_run: expected every field in {run}/config.json, got none of {', '.join(lost)}; each "
+            "checkpoint's record has a copy"
         )
     return config
 

@@ -14,16 +14,12 @@ import zlib
 import jax
 import numpy as np
 
-from jaxdiff.training.runs import write_json
+from jaxdiff.training.runs import CannotSave, write_json
 from jaxdiff.training.state import fingerprint, leaves_by_path
 
 SEAL = "files.json"
 MANIFEST = os.path.join("state", "manifest.ocdbt")  # the last file of a state that orbax writes
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
-
-class CannotSave(OSError):
-    """Raised where a checkpoint could not be written, such as on a full disk."""
 
 
 class Checkpoints:

@@ -6,7 +6,7 @@ import signal
 from typing import NamedTuple
 
 from jaxdiff.training import distributed, ema, runs
-from jaxdiff.training.checkpoints import CannotSave, Checkpoints, steps
+from jaxdiff.training.checkpoints import Checkpoints, steps
 from jaxdiff.training.goodput import Goodput
 from jaxdiff.training.progress import NotFinite, Progress
 from jaxdiff.training.signals import Interrupted, catch_signals
@@ -185,13 +185,13 @@ class Recorder:
             with self.patience():  # the last checkpoint is waited for
                 self._stack.__exit__(kind, error, trace)
         except OSError as failed:
-            if not isinstance(error, CannotSave):  # else the first fault goes on
+            if not isinstance(error, runs.CannotSave):  # else the first fault goes on
                 raise self._cannot_write(failed) from failed
         if kind is None and (stopped := self._stop()):  # it came after the last update
             raise self._interruption(stopped)
 
     def _cannot_write(self, error):
-        return CannotSave(
+        return runs.CannotSave(
             f"fit: expected to write in {self._out}, got: {error}; {self._kept()}; make room there, and the "
             "same command continues it"
         )

@@ -6,10 +6,15 @@
     RUN/snapshots/      averages of power profiles, one file per step
 """
 
+import contextlib
 import json
 import os
 
 LOG = "log.jsonl"
+
+
+class CannotSave(OSError):
+    """Raised where a file or a checkpoint could not be written, such as on a full disk."""
 
 
 def checkpoint_directory(run):
@@ -17,20 +22,39 @@ def checkpoint_directory(run):
     return os.path.join(run, "checkpoints")
 
 
+@contextlib.contextmanager
+def replacing(path):
+    """Yields a path, of the same ending, whose file takes the place of `path` at the end.
+
+    A reader sees the old file or the new one, never half of one. Folders are made.
+
+    Raises:
+      CannotSave: if that file cannot be written; the old one stays.
+    """
+    temporary = "{}.tmp{}".format(*os.path.splitext(path))
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CannotSave(f"{path} could not be written ({error})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+
+
 def write_json(path, content):
-    """Writes JSON so that a reader sees the old file or the new one, never half of one."""
-    temporary = f"{path}.tmp"
-    with open(temporary, "w") as file:
+    """Writes JSON, as `replacing` does."""
+    with replacing(path) as temporary, open(temporary, "w") as file:
         json.dump(content, file, indent=2)
         file.write("\n")
-    os.replace(temporary, path)
 
 
 def read_config(run):
     """The configuration that a run was started with.
 
     Raises:
-      ValueError: if there is no run in that directory, or its configuration is no JSON.
+      ValueError: if there is no run in that directory, or its configuration is no JSON object.
     """
     path = os.path.join(run, "config.json")
     if not os.path.isfile(path):
@@ -39,10 +63,13 @@ def read_config(run):
             "pass the directory that `jaxdiff train --out` wrote"
         )
     try:
-        with open(path) as file:
-            return json.load(file)
-    except json.JSONDecodeError as error:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+        if not isinstance(config, dict):
+            raise ValueError(f"no object but a {type(config).__name__}")
+    except ValueError as error:  # json's own, and those of text that is no text, among them
         raise ValueError(f"read_config: expected JSON in {path}, got a broken file ({error})") from None
+    return config
 
 
 def claim(run, config, free=()):
@@ -55,6 +82,7 @@ def claim(run, config, free=()):
 
     Raises:
       ValueError: naming each field that differs; or if no directory can be made there.
+      CannotSave: if the configuration cannot be written.
     """
     config = json.loads(json.dumps(config))
     try:
@@ -128,13 +156,11 @@ class Log:
 
 
 def read_log(run):
-    """The entries of a run's log, without a line that was cut off; no entries if there is no file."""
+    """The entries of a run's log, without damaged lines; no entries if there is no file."""
     path, entries = os.path.join(run, LOG), []
     if os.path.exists(path):
-        with open(path) as file:
+        with open(path, errors="replace") as file:
             for line in file:
-                try:
+                with contextlib.suppress(json.JSONDecodeError):
                     entries.append(json.loads(line))
-                except json.JSONDecodeError:
-                    continue
-    return entries
+    return [entry for entry in entries if isinstance(entry, dict)]

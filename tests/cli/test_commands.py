@@ -1,9 +1,11 @@
 """The commands end to end, on forty labelled points and a network that compiles in a second."""
 
+import contextlib
 import functools
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.cli import commands, main
+from jaxdiff.cli.config import NEEDED, NEEDED_RECORD
 from jaxdiff.cli.defaults import VECTORS
 from jaxdiff.interop import load_safetensors
 from jaxdiff.metrics import report
@@ -178,6 +181,42 @@ def test_sample_takes_the_file_of_a_tuned_solver(run, tmp_path, capsys):
     assert "none.json" in capsys.readouterr().err
 
 
+@contextlib.contextmanager
+def small_disk(size):
+    """No file grows beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_cannot_be_written_is_said_and_what_was_there_stays(run, data, tmp_path, capsys):
+    assert main(["report", str(run)]) == 0
+    names = sorted(path.name for path in run.iterdir())
+    before = [(run / name).read_bytes() for name in ("samples.npz", "report.html")]
+    capsys.readouterr()
+    with small_disk(100):
+        for command in ("sample -n 30", "evaluate -n 24", "report"):
+            assert main([*command.split(), str(run)]) == 74, command
+            assert re.search(r"^jaxdiff: .* could not be written \(.*File too large", capsys.readouterr().err)
+        assert main(words(data, tmp_path / "new")) == 74
+        assert "config.json could not be written" in capsys.readouterr().err
+    assert before == [(run / name).read_bytes() for name in ("samples.npz", "report.html")]
+    assert sorted(path.name for path in run.iterdir()) == names
+
+
+def test_a_place_that_is_none_is_said(run, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.npz").mkdir()
+    places = ("file/x", "folder"), ("file/x.html", "folder.npz")
+    for command, outs in (["sample", "-n", "2"], places[0]), (["report"], places[1]):
+        for out in outs:
+            assert main([*command, str(run), "--out", str(tmp_path / out)]) == 74
+            assert f"{tmp_path / out}" in (error := capsys.readouterr().err) and "not be written" in error
+
+
 def test_too_few_samples_are_said_before_they_are_drawn(run, capsys):
     before = (run / "samples.npz").read_bytes()
     assert main(["evaluate", str(run), "-n", "3"]) == 2
@@ -238,7 +277,7 @@ def test_any_average_is_exported_and_sampled(run, tmp_path, capsys):
     assert load_safetensors(files["4"])[1]["step"] == 6
     assert main(["sample", str(run), "-n", "2", "--ema", "power:0.07", "--out", str(tmp_path / "s")]) == 0
     capsys.readouterr()
-    for words_, message in ((["--ema", "77"], "expected a profile power:WIDTH, got '77'"),
+    for words_, message in ((["--ema", "77"], "averages (4, power:0.05, power:0.1), without step"),
                             (["--step", "6"], "add --ema power:WIDTH")):
         assert main(["export", str(run), *words_]) == 2
         assert message in capsys.readouterr().err
@@ -302,6 +341,17 @@ def test_a_run_of_a_script_is_told_from_one_of_the_command(tmp_path, capsys):
     for command in (["sample", tmp_path], ["evaluate", tmp_path], ["replay", record]):
         assert main([str(word) for word in command]) == 2
         assert "expected a run of `jaxdiff train`, got one of a script" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["model", "ema", "data_record.shape"])
+def test_a_configuration_without_a_field_is_said(lost, tmp_path, capsys):
+    config = {name: "" for name in NEEDED} | {"data_record": dict.fromkeys(NEEDED_RECORD)}
+    inner = lost.removeprefix("data_record.")
+    del (config if inner == lost else config["data_record"])[inner]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for command in ("sample", "evaluate", *["export"] * (lost == "ema")):
+        assert main([command, str(tmp_path)]) == 2
+        assert lost in capsys.readouterr().err
 
 
 def test_another_configuration_is_refused_by_field_and_the_run_is_kept(run, data, capsys):

@@ -36,18 +36,19 @@ def test_checkpoints_without_their_configuration_are_not_overwritten(tmp_path):
 def test_no_run_or_a_broken_configuration_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="expected a run directory"):
         read_config(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="broken"):
-        read_config(tmp_path)
+    for content in (b"{", b"[1]", b"\xff\xfe\x80{}"):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(ValueError, match="expected JSON in .* got a broken file"):
+            read_config(tmp_path)
 
 
-def test_a_resumed_log_drops_steps_that_come_again_and_a_torn_line(tmp_path):
+def test_a_resumed_log_drops_steps_that_come_again_and_damaged_lines(tmp_path):
     log = Log(tmp_path)
     for step in (5, 10, 15):
         log.write(step=step)
     log.close()
-    with open(tmp_path / "log.jsonl", "a") as file:
-        file.write('{"step": 2')
+    with open(tmp_path / "log.jsonl", "ab") as file:
+        file.write(b'null\n5\n\xff\xfe\x00x\n{"step": 2')
     log = Log(tmp_path, step=10)
     log.write(step=12)
     log.close()
