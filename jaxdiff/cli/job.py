@@ -39,9 +39,14 @@ def build_job(config):
     name, positional, overrides = parse("model", config["model"])
     if positional:
         raise ValueError(f"build_job: expected model fields as key=value, got {config['model']!r}")
+    if own := sorted(overrides.keys() & {"sample_shape", "num_classes", "vector_size"}):
+        raise ValueError(
+            f"build_job: expected a model without {own[0]}, which goes by the data and the augmentation, got "
+            f"{config['model']!r}"
+        )
     model = jd.models.build(
         name, sample_shape=shape, num_classes=num_classes,
-        **({"vector_size": vector_size} if told else {}) | overrides,
+        **({"vector_size": vector_size} if told else {}), **overrides,
     )
     return Job(
         model,

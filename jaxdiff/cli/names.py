@@ -6,6 +6,7 @@ import inspect
 from jaxdiff import grids, models, parameterizations, processes, solvers, times, weightings
 from jaxdiff.core import unknown_name
 from jaxdiff.data import Affine, Crop, EDMAugment, Elastic, flip
+from jaxdiff.data.options import check_options
 
 
 def _processes():
@@ -94,6 +95,8 @@ def lookup(family, text, *first):
     name, positional, keywords = parse(family, text)
     function = AUGMENTATIONS[name] if family == "augment" else getattr(FAMILIES[family][0], name)
     try:
+        given = inspect.signature(function).bind(*first, *positional, **keywords).arguments
+        check_options(f"{family} {name}", function, given, several=family == "solver")
         return function(*first, *positional, **keywords)
     except TypeError as error:
         raise ValueError(f"{family}: expected other arguments than in {text!r}: {error}") from None

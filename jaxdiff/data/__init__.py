@@ -13,7 +13,8 @@ from jaxdiff.data.digits import digits
 from jaxdiff.data.edm import EDMAugment
 from jaxdiff.data.elastic import Elastic
 from jaxdiff.data.files import npz
-from jaxdiff.data.streams import array_record, images, tfds
+from jaxdiff.data.options import check_options
+from jaxdiff.data.streams import array_record, dataset, images, tfds
 from jaxdiff.data.toys import TOYS, toy
 from jaxdiff.data.write import write_tfds
 
@@ -53,9 +54,13 @@ def load(name, **options):
     else:
         raise ValueError(f"load: {unknown_name('data set', plain, names())}")
     try:
-        inspect.signature(make).bind(*first, **written, **options)
+        bound = inspect.signature(make).bind(*first, **written, **options).arguments
+        further = bound.pop("options", {})  # of streams, which hand them on
+        inspect.signature(dataset).bind(plain, None, **further)
     except TypeError as error:
         raise ValueError(f"load: expected other options for {plain}: {error}") from None
+    check_options(plain, make, bound)
+    check_options(plain, dataset, further)
     return make(*first, **written, **options)
 
 

@@ -47,7 +47,11 @@ def _read_npz(path):
             if not zipfile.is_zipfile(file):
                 raise ValueError("no zip archive, or one that was cut off")
         with np.load(path, allow_pickle=False) as saved:
-            return {name: saved[name] for name in saved.files}
+            arrays = {name: saved[name] for name in saved.files}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{name} is no array")
+        return arrays
     except FileNotFoundError:
         raise ValueError(f"npz:{path}: expected a file, found none; check the path") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -122,6 +126,10 @@ def _vector_scale(x):
 
 
 def _check_labels(where, label, size):
+    if label.shape == (size,) and label.dtype.kind in "iu" and label.max() >= 2**31:
+        raise ValueError(
+            f"{where}: expected label to be below 2^31, got {label.max()}; number the classes 0, 1, ..."
+        )
     if label.shape != (size,) or label.dtype.kind not in "iu" or label.min() < 0:
         least = f", the least {label.min()}" if label.size and label.dtype.kind == "i" else ""
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxdiff.core import check_count
 from jaxdiff.data.pictures import ERRORS, IMAGE_ENDINGS, common_mode, read_picture, squared
 from jaxdiff.data.records import decode, fields
 
@@ -134,6 +135,7 @@ class Folder:
 
     def __init__(self, folder, size=None):
         self._where, folder, self._size = f"images:{folder}", pathlib.Path(folder), size
+        _check_size(self._where, size)
         if not folder.is_dir():
             raise ValueError(f"{self._where}: expected a folder, found none; check the path")
         self.paths, self.labels, self.classes = _pictures(folder), None, ()
@@ -167,7 +169,7 @@ class Folder:
             raise ValueError(f"{self._where}: expected grey images, got {path.name} in colour; convert it")
         x = np.asarray(picture.convert(self._mode))
         x = x[..., None] if x.ndim == 2 else x
-        if self._size:
+        if self._size is not None:
             x = squared(x, self._size)
         self._first = self._first or (path.name, x.shape)
         name, (height, width, _) = self._first
@@ -194,6 +196,7 @@ class Records:
     def __init__(self, where, raw, parts, read_record=decode, size=None):
         self._where, self._raw, self._parts, self._read_record = where, raw, parts, read_record
         self._size = size
+        _check_size(where, size)
         self._ends = np.cumsum([count for _, _, count in parts]).tolist()
 
     def __len__(self):
@@ -212,7 +215,7 @@ class Records:
         except Exception as error:
             raise self._broken([index], error) from None
         example = fields(self._where, arrays)
-        if self._size and example["x"].ndim == 3:
+        if self._size is not None and example["x"].ndim == 3:
             example["x"] = squared(example["x"], self._size)
         return example
 
@@ -222,6 +225,11 @@ class Records:
         number = first + indices[0] - (self._ends[part] - count)
         reason = " ".join(str(error).split())[:200]
         return Broken(f"record {number} of {file}", f"{type(error).__name__}: {reason}")
+
+
+def _check_size(where, size):
+    if size is not None:
+        check_count(where, size=size)
 
 
 def _pictures(folder):

@@ -118,6 +118,8 @@ def dataset(where, source, *, held_out=0.2, seed=0, num_classes=0, held_out_sour
         NaN, an option out of range.
     """
     check_share(where, held_out, seed)
+    if stream is not None and not isinstance(stream, bool):
+        raise ValueError(f"{where}: expected stream to be True, False or None, got {stream!r}")
     if len(source) < 2:
         raise ValueError(f"{where}: expected two examples or more, got {len(source)}")
     whole = Guarded(where, source, max_corrupt=max_corrupt)

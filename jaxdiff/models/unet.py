@@ -117,6 +117,8 @@ class UNet(nn.Module):
                 f"UNet: expected examples of shape (height, width, channels), got {shape}; "
                 "add the missing axes"
             )
+        if not self.channels:
+            raise ValueError("UNet: expected channels of at least one level, got none")
         factor = 2 ** (len(self.channels) - 1)
         if shape[0] % factor or shape[1] % factor:
             raise ValueError(

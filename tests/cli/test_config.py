@@ -100,6 +100,15 @@ def test_labels_are_told_only_where_there_are_some(digits):
         resolve(Train(conditional=True), bare)
 
 
+def test_what_goes_by_the_data_is_no_field_of_the_model(digits):
+    config = resolve(Train(), digits)
+    with pytest.raises(ValueError, match="UNet: expected channels of at least one level, got none"):
+        build_job(config | {"model": "UNet-XS(channels=())"})
+    for name in ("num_classes", "vector_size", "sample_shape"):
+        with pytest.raises(ValueError, match=f"expected a model without {name}, which goes by the data"):
+            build_job(config | {"model": f"UNet-XS({name}=3)"})
+
+
 def test_elastic_is_for_images_of_its_grey_levels(digits):
     config = resolve(Train(augment="elastic(block=3)"), digits)
     with pytest.raises(ValueError, match=r"images of 10 grey levels \(block\^2 \+ 1\) for elastic, got 17"):

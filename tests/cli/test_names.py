@@ -35,11 +35,22 @@ def test_arguments_by_place_and_by_name():
         ("grid", "karras(rho=open('x'))", "NAME or NAME"),
         ("grid", "karras(rho=5", "NAME or NAME"),
         ("process", "VP(beta=3)", "unexpected keyword argument 'beta'"),
+        ("process", "VP(beta_max=None)", "process VP: expected beta_max to be a number, got None"),
+        ("process", "VP(0.1, True)", "expected beta_max to be a number, got True"),
+        ("times", "log_normal(mean='a')", "times log_normal: expected mean to be a number, got 'a'"),
+        ("solver", "unified((2, 'a'))", r"solver unified: expected orders to be an integer, got \(2, 'a'\)"),
+        ("solver", "dpmpp_multistep(lower_order_final=1)", "to be True or False, got 1"),
+        ("augment", "crop(pad=1.5)", "expected pad to be an integer, got 1.5"),
     ],
 )
 def test_what_cannot_be_named(family, text, message):
     with pytest.raises(ValueError, match=message):
         lookup(family, text) if family != "model" else parse(family, text)
+
+
+def test_what_stands_for_each_step_may_be_several():
+    lookup("solver", "unified(orders=(1, 2), correctors=(False, True))")
+    lookup("augment", "affine(shift=1, background='lowest')")
 
 
 def test_models_and_data_are_listed():

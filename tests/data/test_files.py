@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,6 +39,7 @@ def test_npz_takes_its_only_entry_as_vectors(tmp_path):
         ({"x": np.zeros((3, 2)), "label": np.zeros(2, int)}, "expected label to be 3 integers"),
         ({"x": np.zeros((3, 2)), "label": np.zeros(3)}, "expected label to be 3 integers"),
         ({"x": np.zeros((3, 2)), "label": np.arange(3) - 2}, "from 0 on, got .*, the least -2; number"),
+        ({"x": np.zeros((3, 2)), "label": np.arange(3) + 2**31}, r"label to be below 2\^31, got 2147483650"),
         ({"x": np.array([[0.0, 1.0], [np.nan, 0.0]])}, r"nan at index \(1, 0\)"),
         ({"x": np.array([["a", "b"]] * 3)}, "expected numbers"),
         ({"x": np.array([[None, {}]])}, "without pickled objects"),
@@ -53,6 +56,13 @@ def test_a_file_that_is_no_npz(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="expected an npz file .*no zip archive, or one that was cut off"):
         data.load(f"npz:{path}")
+
+
+def test_an_archive_of_other_files(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.txt", "text")
+    with pytest.raises(ValueError, match="expected an npz file .*x.txt is no array"):
+        data.load(f"npz:{tmp_path / 'a.npz'}")
 
 
 def test_a_single_npy_array_and_a_missing_file(tmp_path):
