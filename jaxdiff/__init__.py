@@ -5,7 +5,12 @@ Everything is one dot from here, or two for a family: `jaxdiff.processes.VP()`, 
 
 import importlib
 
-from jaxdiff import (
+from jaxdiff.cli import interrupts as _interrupts  # isort: skip
+
+if _interrupts.of_program():  # before jax, whose import takes a second and an exception badly
+    _interrupts.end_at_once()
+
+from jaxdiff import (  # noqa: E402
     couplings,
     diagnostics,
     editing,
@@ -21,8 +26,8 @@ from jaxdiff import (
     times,
     weightings,
 )
-from jaxdiff.parameterizations import convert, denoiser
-from jaxdiff.sampling import sample
+from jaxdiff.parameterizations import convert, denoiser  # noqa: E402
+from jaxdiff.sampling import sample  # noqa: E402
 
 __version__ = "0.1.0"
 

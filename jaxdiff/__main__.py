@@ -1,7 +1,5 @@
 """`python -m jaxdiff`."""
 
-import sys
+from jaxdiff.cli import command
 
-from jaxdiff.cli import main
-
-sys.exit(main())
+command()

@@ -6,7 +6,16 @@ import signal
 import sys
 import traceback
 
-INTERRUPTED, CANNOT_SAVE, BAD_INPUT, NOT_FINITE = 128, 74, 2, 1  # an interrupted run adds the signal's number
+from jaxdiff.cli import interrupts
+from jaxdiff.cli.interrupts import INTERRUPTED
+
+CANNOT_SAVE, BAD_INPUT, NOT_FINITE = 74, 2, 1
+
+
+def command():
+    """The program `jaxdiff`: ends with the code of `main`; at Ctrl-C at once where no run has to be saved."""
+    interrupts.end_at_once()
+    sys.exit(main())
 
 
 def main(args=None):

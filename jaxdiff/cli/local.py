@@ -32,7 +32,8 @@ def launch(words):
     """Starts the processes and waits for them.
 
     Returns:
-      The first exit code that is not 0, or 0; signals are passed on to the processes.
+      The first exit code that is not 0, or 0; 130 where Ctrl-C has stopped them. Signals are passed on to
+      the processes as SIGTERM.
 
     Raises:
       SystemExit: where no command stands behind `--`.
@@ -46,8 +47,14 @@ def launch(words):
             file=sys.stderr,
         )
         return 2
-    running = start(command, given.processes, given.devices, given.heartbeat)
-    for number in (signal.SIGINT, signal.SIGTERM):  # one notice is enough: the processes stop together
-        signal.signal(number, lambda *_: running[0].send_signal(signal.SIGTERM))
-    codes = wait(running)
-    return next((code if code > 0 else 128 - code for code in codes if code), 0)
+    running, caught = start(command, given.processes, given.devices, given.heartbeat), []
+
+    def stop(number, frame):
+        caught.append(number)
+        running[0].send_signal(signal.SIGTERM)  # one notice is enough: the processes stop together
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    codes = (code if code >= 0 else 128 - code for code in wait(running))
+    code = next(filter(None, codes), 0)
+    return 128 + caught[0] if caught and code == 128 + signal.SIGTERM else code
