@@ -224,12 +224,8 @@ def resolve(given, dataset):
     if given.conditional and not dataset.num_classes:
         raise ValueError(f"resolve: expected data with labels for conditional, got {dataset.name} without")
     config["conditional"] = bool(config["conditional"] and dataset.num_classes)
-    if given.label_drop and not config["conditional"]:
-        raise ValueError(
-            f"resolve: expected no label_drop for a network that is not told labels, got {given.label_drop}; "
-            "add --conditional True where the data has labels"
-        )
-    config["label_drop"] = config["label_drop"] if config["conditional"] else 0.0
+    if given.label_drop is None and not config["conditional"]:
+        config["label_drop"] = 0.0
     config["data"] = canonical(config["data"])
     config["ema"] = [ema.name(spec) for spec in config["ema"]]
     config["data_record"] = _record(dataset)

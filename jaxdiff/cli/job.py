@@ -65,6 +65,11 @@ def arrays(job, dataset):
 
 def objective(job, config):
     """`loss(params, batch, keys, strata, step)` of the run."""
+    if config["label_drop"] and job.num_classes is None:
+        raise ValueError(
+            "objective: expected no label_drop for a network that is not told labels, got "
+            f"{config['label_drop']}; add --conditional True where the data has labels"
+        )
     return training.denoising_objective(
         job.model, job.process, job.parameterization, weighting=weighting(config),
         times=lookup("times", config["times"]), label_drop=config["label_drop"],

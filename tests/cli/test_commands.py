@@ -361,6 +361,8 @@ def test_another_configuration_is_refused_by_field_and_the_run_is_kept(run, data
     assert "seed: the run has 0, now 1" in error
     assert f"learning_rate: the run has {VECTORS['learning_rate']}, now 0.5" in error
     assert inspected(run, capsys) == before
+    assert main(["train", "--out", str(run), "--conditional", "False"]) == 2
+    assert "another (conditional: the run has True, now False)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
