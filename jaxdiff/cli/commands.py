@@ -272,10 +272,8 @@ def _served(run, config, wanted=None, step=None):
         raise ValueError(f"export: expected the averages, ema, in {run}/config.json, got none")
     if wanted is not None and (step is not None or ema.name(wanted) not in config["ema"]):
         if not isinstance(ema.profile(wanted), ema.Power):
-            raise ValueError(
-                f"ema: expected one of the run's averages ({', '.join(map(str, config['ema'])) or 'none'}), "
-                f"without step, or power:WIDTH, got {wanted!r}"
-            )
+            kept = "" if step is not None else f"one of the run's ({', '.join(map(str, config['ema']))}) or "
+            raise ValueError(f"ema: expected {kept}power:WIDTH, of snapshots, got {wanted!r}")
         return training.synthesize(run, wanted, step)
     if step is not None:
         raise ValueError("export: expected an average of snapshots with step; add --ema power:WIDTH")

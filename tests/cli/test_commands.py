@@ -277,7 +277,8 @@ def test_any_average_is_exported_and_sampled(run, tmp_path, capsys):
     assert load_safetensors(files["4"])[1]["step"] == 6
     assert main(["sample", str(run), "-n", "2", "--ema", "power:0.07", "--out", str(tmp_path / "s")]) == 0
     capsys.readouterr()
-    for words_, message in ((["--ema", "77"], "averages (4, power:0.05, power:0.1), without step"),
+    for words_, message in ((["--ema", "77"], "one of the run's (4, power:0.05, power:0.1) or power:WIDTH"),
+                            (["--ema", "4", "--step", "6"], "ema: expected power:WIDTH, of snapshots, got"),
                             (["--step", "6"], "add --ema power:WIDTH")):
         assert main(["export", str(run), *words_]) == 2
         assert message in capsys.readouterr().err
