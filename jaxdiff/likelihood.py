@@ -230,7 +230,7 @@ def bits_per_dimension(log_density, size, count=256, low=-1.0, high=1.0):
 
 def _start(x):
     x = jnp.asarray(x, jnp.result_type(x, jnp.float32))
-    return {"x": x, "cq": jnp.zeros(x.shape[0], x.dtype)}
+    return {"x": x, "cq": jnp.sum(jnp.zeros_like(x), axis=tuple(range(1, x.ndim)))}  # on the devices of x
 
 
 def _density(process, grid, end, y=None):

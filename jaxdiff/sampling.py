@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_made, concrete, fold_in, host
+from jaxdiff.core import check_made, concrete, fold_in, host, match_dims
 from jaxdiff.core.keys import batch_keys, is_key, typed
 from jaxdiff.solvers.gradients import check_gradient, walk
 from jaxdiff.solvers.heavy_tails import stepper
@@ -20,7 +20,8 @@ def sample(
     """Samples by walking a solver down a time grid, in one `lax.scan`.
 
     A sample depends on its own key alone: the same key gives the same sample at any batch size and on
-    any number of devices. Pure: works under `jit`, `vmap`, `grad` and `shard_map`.
+    any number of devices. Pure: works under `jit`, `vmap`, `grad` and `shard_map` (solvers that adapt their
+    steps or count their evaluations with `check_vma=False`).
 
     Args:
       keys: `(batch,)` keys, one per sample. With `x`, also one key, of which sample i gets
@@ -105,8 +106,8 @@ def _shift(process, y):
         return lambda x, t, sign=1: x
 
     def add(x, t, sign=1):
-        b = sign * process.coefficients(t)[1]
-        return jax.tree.map(lambda x, y: x + jnp.asarray(b, x.dtype) * y, x, y)
+        b = sign * process.coefficients(t)[1]  # of adaptive solvers a number per sample
+        return jax.tree.map(lambda x, y: x + match_dims(jnp.asarray(b, x.dtype), x) * y, x, y)
 
     return add
 

@@ -37,6 +37,12 @@ def walk(process, solver, x, keys=KEYS, grid=GRID, denoise=half, **settings):
     return jd.sample(keys, denoise, process, solver, grid, x=x, **settings)
 
 
+def joint_loss(net=half, keys=KEYS, **settings):
+    data = {"a": jnp.ones((len(keys), 2)), "b": jnp.ones((len(keys), 2))}
+    kind = jd.parameterizations.data()
+    return jd.losses.joint(net, keys, data, process=BOTH, parameterization=kind, **settings)
+
+
 def statistics_of(process):
     return S.fit_model_statistics(jax.random.key(0), half, process, X, 4, -1.0, 1.0, probes=1)
 
@@ -127,6 +133,40 @@ REFUSED = {
         lambda: jax.jit(lambda g: hallucination(KEYS, half, VP, S.ddim(), g, window=(0.2, 0.8), x=X))(GRID),
         "hallucination: expected a known grid",
     ),
+    "an array where guidance has a pair": (
+        lambda: walk(VP, guidance.momentum(S.ddim(), 2.0), X[:2], KEYS[:2]), r"pair \(D_c, D_u\).* \(2, 3\)"
+    ),
+    "an array where guidance asks one function for both": (
+        lambda: guidance.classifier_free(half, None, 2.0)(X, 0.5), r"pair \(D_c, D_u\).* \(4, 3\)"
+    ),
+    "adaptive steps guided with memory": (
+        lambda: walk(VP, guidance.momentum(S.adaptive(), 2.0), X), "remembering: .* got one that plans Legs"
+    ),
+    "particles of adaptive steps": (
+        lambda: walk(VP, ST.particles(S.adaptive(tau=1.0), first, 2), X), "particles: .* one evaluation a row"
+    ),
+    "second thoughts of adaptive steps": (
+        lambda: walk(VP, ST.rollover(S.adaptive(tau=1.0), first, 2), X), "rollover: .* one evaluation a row"
+    ),
+    "inversion between two ends": (
+        lambda: E.invert(half, MEAN_REVERTING, S.edict(), GRID[:-1], X), "invert: .* second endpoint"
+    ),
+    "fixed points between two ends": (
+        lambda: E.fixed_point(half, MEAN_REVERTING, GRID[:-1], X), "fixed_point: .* second endpoint"
+    ),
+    "noise maps between two ends": (
+        lambda: E.encode(KEYS, half, MEAN_REVERTING, S.ancestral(), GRID[:-1], X), "encode: .* has y"
+    ),
+    "a coupling of pytrees": (
+        lambda: jd.losses.flow_matching(
+            half, KEYS, {"a": X}, coupling=jd.couplings.optimal_transport("exact")
+        ),
+        "flow_matching: expected x0 that is one array",
+    ),
+    "a weight of no part": (lambda: joint_loss(weights={"A": 0.0}), r"\['a', 'b'\], got \['A'\]"),
+    "a part without a head": (
+        lambda: joint_loss(net=lambda x, c: {"a": x["a"]}), r"network's output .* none for \['b'\]"
+    ),
     "a stack of joint plans": (
         lambda: S.stack(2 * [S.joint(S.ddim()).plan(BOTH, {"a": GRID, "b": GRID})]), "tables, got JointRows"
     ),
@@ -171,8 +211,7 @@ def test_a_sample_depends_on_its_own_key_whatever_the_generator(kind):
     assert np.abs(np.asarray(run(others)) - together).min() > 1e-3
     raw = jax.random.wrap_key_data(jax.random.key_data(keys)[:, :2], impl="threefry2x32")
     np.testing.assert_array_equal(run(raw), together)
-    data = {"a": jnp.ones((3, 2)), "b": jnp.ones((3, 2))}
-    loss = jd.losses.joint(half, keys, data, process=BOTH, parameterization=jd.parameterizations.data())
+    loss = joint_loss(keys=keys)
     assert loss.shape == (3,) and np.isfinite(loss).all()
 
 
@@ -243,3 +282,78 @@ def test_couplings_take_numpy_within_jit():
     x0, x1 = np.float32([[0.0], [1.0], [2.0]]), np.float32([[2.1], [0.1], [1.1]])
     match = jd.couplings.optimal_transport("exact")
     np.testing.assert_allclose(jax.jit(lambda key: match(key, x0, x1))(KEYS[0]), x0 + 0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("solver", [S.adaptive(1e-5, 1e-5), S.dpm_adaptive(3, 1e-5, 1e-5)], ids=["rk", "dpm"])
+def test_adaptive_steps_take_a_second_endpoint_sample_by_sample(solver):
+    """Of as many samples as values: each has its own time, and its y the weight of that time."""
+    y = np.tile(np.arange(3, dtype=np.float32), (3, 1))
+    x = np.float32([[0.1, 2.0, -1.0], [3.0, 0.0, 1.0], [-2.0, 1.0, 0.5]])
+    target, grid = T.gaussian(np.ones(3), 0.5), grids.uniform(MEAN_REVERTING, 2)
+    denoise = target.denoiser(MEAN_REVERTING, y)
+    found = jax.jit(lambda x: walk(MEAN_REVERTING, solver, x, None, grid, denoise, y=y))(x)
+    np.testing.assert_allclose(found, T.flow_map(target, MEAN_REVERTING, x, 1.0, 0.0, y), atol=2e-3)
+
+
+def test_half_precision_data_are_perturbed_at_the_times_asked_for():
+    x, noise = jnp.full((4, 3), 0.75, jnp.bfloat16), np.random.default_rng(0).normal(size=(4, 3))
+    flow = P.RectifiedFlow()
+    found = flow.perturb(x, np.float32(noise), 0.003)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, 0.997 * 0.75 + 0.003 * noise, rtol=1e-5)
+    assert flow.perturb(x, noise.astype(jnp.bfloat16), 0.003).dtype == jnp.bfloat16
+    for one in (jnp.bfloat16, jnp.float16, jnp.float32):
+        same = E.slerp(X.astype(one), X.astype(one), 0.5)
+        assert same.dtype == one
+        np.testing.assert_allclose(np.float32(same), 1.0, atol=1e-2)
+    assert np.isfinite(E.slerp(0 * X, X, 0.5)).all()
+
+
+def test_confidence_counts_tokens_of_every_axis():
+    process, grid = P.absorbing(3), np.linspace(1, 0, 9)
+    net = lambda x, t: jnp.zeros((*x.shape, 3))  # noqa: E731
+    solver = S.discrete.confidence()
+    for shape in ((8,), (1, 8), (2, 4)):
+        run = jax.jit(lambda keys, s=shape: jd.sample(keys, net, process, solver, grid, shape=s, save="all"))
+        left = np.sum(np.asarray(run(KEYS)).reshape(9, 4, 8) == 3, axis=2)
+        np.testing.assert_array_equal(left, np.tile(np.arange(8, -1, -1)[:, None], (1, 4)))
+
+
+def test_flow_matching_of_pytrees_is_that_of_their_parts():
+    net = lambda x, c: jax.tree.map(lambda x: 0.3 * x, x)  # noqa: E731
+    noise = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    both = {"a": noise, "b": noise}
+    whole = jd.losses.flow_matching(net, KEYS, {"a": X, "b": 2 * X}, noise=both)
+    parts = [jd.losses.flow_matching(net, KEYS, x, noise=noise) for x in (X, 2 * X)]
+    assert whole.shape == (4,)
+    ratio = np.asarray(whole) / (np.asarray(parts[0]) + np.asarray(parts[1]))
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+
+
+def test_densities_within_shard_map_as_jax_has_it():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("d",))
+    spec = jax.sharding.PartitionSpec("d")
+    fn = lambda x: likelihood.log_prob(None, half, VP, x, solver=S.ddim(), grid=GRID)  # noqa: E731
+    spread = jax.jit(jax.shard_map(fn, mesh=mesh, in_specs=spec, out_specs=spec))(X)
+    np.testing.assert_allclose(spread, jax.jit(fn)(X), rtol=1e-5)
+
+
+BAD = np.where(np.arange(24).reshape(12, 2) == 5, np.nan, 1.0 * np.arange(24).reshape(12, 2))
+
+
+@pytest.mark.parametrize("call, match", [
+    (lambda x: jd.metrics.density_coverage(x, BAD), "finite vectors, got another in row 2 of the second"),
+    (lambda x: jd.metrics.frechet_distance(BAD, x), "finite vectors, got another in row 2 of the first"),
+    (lambda x: jd.metrics.mmd(x, BAD), "finite vectors"),
+    (lambda x: jd.metrics.classifier_two_sample(x, BAD), "finite vectors"),
+    (lambda x: jd.metrics.memorisation_share(x, x, BAD), "finite vectors"),
+    (lambda x: jd.metrics.density_coverage(x, x, k=0), "k to be an integer of at least 1, got 0"),
+    (lambda x: jd.metrics.precision_recall(x, x, k=2.5), "k to be an integer of at least 1, got 2.5"),
+    (lambda x: jd.metrics.precision_recall(x, x[:, :1]), "of one dimension"),
+    (lambda x: jd.metrics.memorisation_share(x, x, x, draws=0), "draws to be an integer"),
+    (lambda x: jd.metrics.sliced_wasserstein(x, x, projections=0), "projections to be an integer"),
+    (lambda x: jd.metrics.sliced_wasserstein(x, x, order=0), "order to be a finite number above 0"),
+])  # fmt: skip
+def test_metrics_name_what_they_cannot_measure(call, match):
+    with pytest.raises(ValueError, match=match):
+        call(np.random.default_rng(0).normal(size=(12, 2)))

@@ -9,7 +9,7 @@ from jaxdiff.core.keys import fold_in
 def unit_tangents(x):
     """The n unit vectors of one example of `x` `(batch, ...)`, each for the whole batch: `(n, *x.shape)`."""
     basis = jnp.eye(x[0].size, dtype=x.dtype).reshape(-1, 1, *x.shape[1:])
-    return jnp.broadcast_to(basis, (basis.shape[0], *x.shape))
+    return jnp.zeros_like(x)[None] + basis  # on the devices of x
 
 
 def random_tangents(keys, x, count, law=jax.random.rademacher):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import grids
-from jaxdiff.core import concrete, dataclass
+from jaxdiff.core import check_one_ended, concrete, dataclass
 from jaxdiff.solvers import Tableau, ddim, rewind
 from jaxdiff.solvers.tableau import State
 
@@ -31,6 +31,7 @@ def fixed_point(denoise, process, grid, x0, iterations=5):
     Returns:
       `(batch, ...)` points at grid[0].
     """
+    check_one_ended("fixed_point", process)
     rows = _rows_above_zero("fixed_point", ddim().plan(process, grid))
     if iterations < 1:
         raise ValueError(f"fixed_point: expected at least 1 iteration, got {iterations}")
@@ -82,6 +83,7 @@ def invert(denoise, process, solver, grid, x0):
     Raises:
       ValueError: for a solver that cannot be undone, or a grid that ends at exact data.
     """
+    check_one_ended("invert", process)
     rows = _rows_above_zero("invert", solver.plan(process, grid))
     if not (hasattr(rows, "unstep") and hasattr(solver, "name")):
         raise ValueError(

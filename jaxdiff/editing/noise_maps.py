@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import batch_keys, check_choice, check_one_ended, concrete, dataclass, fold_in
+from jaxdiff.core import batch_keys, check_choice, check_one_ended, concrete, dataclass, fold_in, safe_divide
 from jaxdiff.sampling import sample
 from jaxdiff.solvers import tableau
 
@@ -44,6 +44,7 @@ def encode(keys, denoise, process, solver, grid, x0, path="independent"):
       `NoiseMaps`, noise `(steps, batch, ...)`.
     """
     check_choice("encode", "path", path, ("independent", "chain"))
+    check_one_ended("encode", process)
     rows = tableau.linear_plan("encode", solver, process, grid)
     end = concrete(rows.to)
     if rows.based or rows.memory > 1 or not rows.noisy or (end is not None and end[-1] <= 0):
@@ -115,11 +116,13 @@ def slerp(one, other, weight):
       one, other: `(batch, ...)` noise.
       weight: in [0, 1], a number.
     """
-    axes = tuple(range(1, one.ndim))
+    dtype, axes = jnp.result_type(one, other), tuple(range(1, one.ndim))
+    one, other = (jnp.asarray(x, jnp.promote_types(dtype, jnp.float32)) for x in (one, other))
     dot = jnp.sum(one * other, axes, keepdims=True)
     norms = jnp.sqrt(jnp.sum(one**2, axes, keepdims=True) * jnp.sum(other**2, axes, keepdims=True))
-    angle = jnp.arccos(jnp.clip(dot / norms, -1 + 1e-6, 1 - 1e-6))
-    return (jnp.sin((1 - weight) * angle) * one + jnp.sin(weight * angle) * other) / jnp.sin(angle)
+    angle = jnp.arccos(jnp.clip(safe_divide(dot, norms), -1 + 1e-6, 1 - 1e-6))
+    between = jnp.sin((1 - weight) * angle) * one + jnp.sin(weight * angle) * other
+    return (between / jnp.sin(angle)).astype(dtype)
 
 
 def smoothness(path):

@@ -69,18 +69,28 @@ def in_one_call(denoise, cond, uncond):
     """
     stacked = jax.tree.map(lambda c, u: jnp.concatenate([c, u]), cond, uncond)
 
-    def pair(x, t):
+    def twofold(x, t):
         twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), x)
         t = jax.tree.map(lambda t: jnp.concatenate([t, t]) if np.ndim(t) else t, t)
         clean = denoise(twice, t, stacked)
         return tuple(jax.tree.map(lambda clean, i=i: jnp.split(clean, 2)[i], clean) for i in range(2))
 
-    return pair
+    return twofold
 
 
 def both(cond, uncond, x, t):
     """The two estimates of two denoisers, or of one function that gives both."""
-    return cond(x, t) if uncond is None else (cond(x, t), uncond(x, t))
+    return pair(cond(x, t)) if uncond is None else (cond(x, t), uncond(x, t))
+
+
+def pair(estimates):
+    """What a denoiser of two estimates returns; ValueError for one that gives an array."""
+    if not (isinstance(estimates, (tuple, list)) and len(estimates) == 2):
+        got = jax.tree.map(np.shape, estimates)
+        raise ValueError(
+            f"guidance: expected a denoiser that returns the pair (D_c, D_u), as of in_one_call, got {got}"
+        )
+    return estimates
 
 
 def leafwise(leaf, t, *estimates):

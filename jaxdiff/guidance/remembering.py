@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.core import dataclass, static_field
-from jaxdiff.guidance.classifier_free import strength_at
+from jaxdiff.guidance.classifier_free import pair, strength_at
 from jaxdiff.guidance.directions import along, shortened
+from jaxdiff.solvers.tableau import check_rows
 
 
 class Remembered(NamedTuple):
@@ -33,7 +34,9 @@ class Remembering:
 
     def plan(self, process, grid=None):
         """The solver's own plan."""
-        return self.solver.plan(process, grid)
+        rows = self.solver.plan(process, grid)
+        check_rows("remembering", rows)
+        return rows
 
     def init(self, x, rows):
         """The solver's start, and a memory of nothing."""
@@ -79,7 +82,7 @@ def momentum(solver, scale, beta=-0.5, eta=0.0, norm=None):
     """
 
     def guide(x, t, estimates, memory):
-        positive, negative = estimates
+        positive, negative = pair(estimates)
         strength = strength_at(scale, positive, t, "momentum")
         d = positive - negative + beta * memory
         return positive + (strength - 1) * along(positive, shortened(d, norm), eta), d
@@ -105,7 +108,7 @@ def precision_weighted(solver, scale, decay=0.7, floor=1e-4):
         raise ValueError(f"precision_weighted: expected decay in [0, 1), got {decay}")
 
     def guide(x, t, estimates, memory):
-        positive, negative = estimates
+        positive, negative = pair(estimates)
         strength = strength_at(scale, positive, t, "precision_weighted")
         mean, variance, weight = memory
         weight = decay * weight + 1 - decay

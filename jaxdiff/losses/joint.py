@@ -31,6 +31,9 @@ def joint(net, key, x0, *, process, parameterization, weights=None, times=None, 
       `(batch,)` losses.
     """
     x0 = process.named("joint", x0)
+    process.named("joint", weights or {})
+    for what, given in (("x0", x0), ("parameterization", parameterization), ("times", times)):
+        _check_complete(process, what, given)
     batch = jax.tree.leaves(x0)[0].shape[0]
     keys = batch_keys(key, batch, "joint")
     together = jax.vmap(lambda k: jax.random.bernoulli(k, shared))(fold_in(keys, 0))
@@ -46,10 +49,17 @@ def joint(net, key, x0, *, process, parameterization, weights=None, times=None, 
         x_t[name], c_noise[name] = match_dims(k.c_in, noisy) * noisy, k.c_noise
         target[name] = kind.target(part, x0[name], noises[name], t)
     output, loss = net(x_t, c_noise), 0.0
+    _check_complete(process, "the network's output", output)
     for name, value in target.items():
         error = check_output("joint", output[name], value).astype(value.dtype) - value
         loss = loss + (weights or {}).get(name, 1.0) * jax.vmap(jnp.mean)(jnp.square(error))
     return loss
+
+
+def _check_complete(process, what, given):
+    if isinstance(given, dict) and (missing := process.parts.keys() - given):
+        names = sorted(process.parts)
+        raise ValueError(f"joint: expected {what} for each of {names}, got none for {sorted(missing)}")
 
 
 def _of(name, value):

@@ -29,8 +29,11 @@ def flow_matching(
       `(batch,)` losses.
     """
     process = processes.RectifiedFlow() if process is None else process
-    keys = batch_keys(key, jnp.shape(x0)[0], "flow_matching")
+    keys = batch_keys(key, jnp.shape(jax.tree.leaves(x0)[0])[0], "flow_matching")
     if coupling is not None:
+        if not hasattr(x0, "shape"):
+            got = jax.tree.structure(x0)
+            raise ValueError(f"flow_matching: expected x0 that is one array for a coupling, got {got}")
         if noise is None:
             noise = process.noise(fold_in(keys, 1), jnp.asarray(x0, jnp.result_type(x0, jnp.float32)))
         noise = coupling(jax.random.fold_in(keys[0], 2), x0, noise, label)

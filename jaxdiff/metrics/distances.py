@@ -2,16 +2,23 @@
 
 import numpy as np
 
+from jaxdiff.core import check_count, check_positive
 
-def _pair(where, x, y):
+
+def pair(where, x, y, least=2):
+    """Two finite sets of vectors in float64; ValueError for anything else."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(
             f"{where}: expected two arrays (n, dimension) of one dimension, "
             f"got {x.shape} and {y.shape}; flatten each example"
         )
-    if min(len(x), len(y)) < 2:
-        raise ValueError(f"{where}: expected 2 or more vectors a side, got {len(x)} and {len(y)}")
+    if min(len(x), len(y)) < least:
+        raise ValueError(f"{where}: expected {least} or more vectors a side, got {len(x)} and {len(y)}")
+    for side, points in (("first", x), ("second", y)):
+        bad = np.flatnonzero(~np.isfinite(points).all(1))
+        if bad.size:
+            raise ValueError(f"{where}: expected finite vectors, got another in row {bad[0]} of the {side}")
     return x, y
 
 
@@ -26,7 +33,7 @@ def frechet_distance(x, y):
     Args:
       x, y: (n, d) and (m, d) features.
     """
-    x, y = _pair("frechet_distance", x, y)
+    x, y = pair("frechet_distance", x, y)
     gap = x.mean(0) - y.mean(0)
     if x.shape[1] > max(len(x), len(y)):
         # C_x = A^T A: the root's trace is the sum of the singular values of A B^T, without a d x d matrix.
@@ -59,7 +66,7 @@ def kernel_distance(x, y):
     Args:
       x, y: (n, d) and (m, d) features.
     """
-    x, y = _pair("kernel_distance", x, y)
+    x, y = pair("kernel_distance", x, y)
 
     def kernel(a, b):
         return (a @ b.T / x.shape[1] + 1.0) ** 3
@@ -78,7 +85,7 @@ def mmd(x, y, bandwidth=None):
     """
     from scipy.spatial.distance import cdist, pdist
 
-    x, y = _pair("mmd", x, y)
+    x, y = pair("mmd", x, y)
     bandwidth = float(np.median(pdist(y))) if bandwidth is None else bandwidth
     if not bandwidth > 0:
         raise ValueError(f"mmd: expected bandwidth > 0, got {bandwidth}; are the points all equal?")
@@ -102,7 +109,9 @@ def sliced_wasserstein(x, y, projections=256, order=1, seed=0):
       order: p.
       seed: of the directions.
     """
-    x, y = _pair("sliced_wasserstein", x, y)
+    x, y = pair("sliced_wasserstein", x, y)
+    check_count("sliced_wasserstein", projections=projections)
+    check_positive("sliced_wasserstein", order=order)
     directions = np.random.default_rng(seed).standard_normal((x.shape[1], projections))
     directions /= np.linalg.norm(directions, axis=0)
     # Both quantile functions are constant between the union of their jumps.

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from jaxdiff.core import check_count
+from jaxdiff.metrics.distances import pair
+
 
 def _nearest(points, queries, k=1):
     """(len(queries), k) distances to the k nearest of `points`, ascending."""
@@ -17,6 +20,8 @@ def _inside(where, real, fake, k):
     """
     from scipy.spatial.distance import cdist
 
+    check_count(where, k=k)
+    real, fake = pair(where, real, fake, least=1)
     if min(len(real), len(fake)) <= k:
         raise ValueError(
             f"{where}: expected more than k = {k} vectors a side, got {len(real)} and {len(fake)}"
@@ -71,6 +76,9 @@ def memorisation_share(train, held_out, fake, draws=8, seed=0):
       draws: of the larger set.
       seed: of the draws.
     """
+    check_count("memorisation_share", draws=draws)
+    train, held_out = pair("memorisation_share", train, held_out, least=1)
+    train, fake = pair("memorisation_share", train, fake, least=1)
     size = min(len(train), len(held_out))
     rng = np.random.default_rng(seed)
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from jaxdiff.metrics.distances import pair
+
 
 def classifier_two_sample(x, y, trees=100, folds=5, seed=0):
     """Cross-validated accuracy of a random forest that tells `x` from `y`: 1/2 is none.
@@ -24,6 +26,7 @@ def classifier_two_sample(x, y, trees=100, folds=5, seed=0):
             f"classifier_two_sample: expected two sets of {folds} or more examples of one size, "
             f"got {x.shape} and {y.shape}"
         )
+    x, y = pair("classifier_two_sample", x, y)
     forest = RandomForestClassifier(trees, random_state=seed)
     split = StratifiedKFold(folds, shuffle=True, random_state=seed)
     side = np.repeat([0, 1], [len(x), len(y)])

@@ -74,9 +74,12 @@ class LinearProcess:
             raise ValueError(f"perturb: expected noise of x0's shape {np.shape(x0)}, got {np.shape(noise)}")
         if self.endpoint(y) is not None and np.shape(y) != np.shape(x0):
             raise ValueError(f"perturb: expected y of x0's shape {np.shape(x0)}, got {np.shape(y)}")
+        dtype = jnp.result_type(x0, noise, *(() if y is None else (y,)))
+        if jnp.issubdtype(jnp.result_type(x0), jnp.floating):  # a and c are not rounded to half precision
+            x0 = jnp.asarray(x0, jnp.promote_types(dtype, jnp.float32))
         a, b, c = self.coefficients_for(x0, t, "perturb")
         x_t = a * x0 + c * noise
-        return x_t if y is None else x_t + b * y
+        return (x_t if y is None else x_t + b * y).astype(dtype)
 
     def noise(self, keys, like):
         """The noise of `perturb` for `(batch,)` keys, in the structure of `like`: standard normal."""

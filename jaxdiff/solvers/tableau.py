@@ -259,6 +259,13 @@ def linear(name, rule, /, **settings):
     return LinearSolver(name, rule, tuple(sorted(static.items())), numbers)
 
 
+def check_rows(where, rows):
+    """Refuses a plan, of adaptive solvers, whose rows are not one evaluation each."""
+    if hasattr(rows, "process") and not hasattr(rows.process, "check_logits"):
+        got = type(rows).__name__
+        raise ValueError(f"{where}: expected a solver of one evaluation a row, got one that plans {got}")
+
+
 def linear_plan(where, solver, process, grid):
     """The plan of a solver that has to be linear; a ValueError says so."""
     rows = solver.plan(process, grid)

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxdiff.core import check_positive, concrete, dataclass, match_dims, static_field
 from jaxdiff.sampling import Draw
+from jaxdiff.solvers.tableau import check_rows
 from jaxdiff.steering.particles import _reward, estimate
 
 
@@ -145,6 +146,7 @@ class Rollover:
         """The solver's plan; it has to draw noise and to end at exact data."""
         rows = self.solver.plan(process, grid)
         last = concrete(rows.to)
+        check_rows("rollover", rows)
         if hasattr(rows, "process"):
             raise ValueError("rollover: expected a continuous process; for tokens use value_decoding")
         if not rows.noisy or (last is not None and last[-1] != 0):

@@ -23,6 +23,7 @@ from jaxdiff.core import (
     static_field,
 )
 from jaxdiff.core.categorical import categorical
+from jaxdiff.solvers.tableau import check_rows
 
 POTENTIALS = ("difference", "max", "sum")
 
@@ -91,6 +92,7 @@ class Steered:
         if self.guided:
             check_noise("twisted", process)
         rows = self.solver.plan(process, grid)
+        check_rows(self.name, rows)
         if not rows.noisy:
             raise ValueError(
                 f"{self.name}: expected a solver that draws noise, so that copies part again; use "

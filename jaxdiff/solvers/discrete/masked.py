@@ -53,7 +53,7 @@ class FirstHitting(Walk):
                 f"first_hitting: expected samples of shape ({self.length},), got {x.shape[1:]}; pass the "
                 "length to first_hitting(length)"
             )
-        return Events(x, jnp.int32(0), jnp.zeros(x.shape[0]))
+        return Events(x, jnp.int32(0), jnp.sum(jnp.zeros_like(x, float), axis=1))
 
     def step(self, denoise, state, row, draw):
         """One event, unless nothing is left to unmask."""
@@ -94,6 +94,10 @@ def first_hitting(length, per_event=1):
     return FirstHitting(int(length), int(min(per_event, length)))
 
 
+def _flat(x):
+    return x.reshape(x.shape[0], -1)
+
+
 class Ordered(NamedTuple):
     """Tokens, network calls, and how many were masked at the start, `(batch, 1)`."""
 
@@ -114,20 +118,20 @@ class Confidence(Walk):
 
     def init(self, x, rows):
         """The start, and its number of masks."""
-        return Ordered(x, jnp.int32(0), jnp.sum(x == rows.process.size, axis=1, keepdims=True))
+        return Ordered(x, jnp.int32(0), jnp.sum(_flat(x) == rows.process.size, axis=1, keepdims=True))
 
     def step(self, denoise, state, row, draw):
         """Draws every masked token, and keeps as many of the surest as the schedule says."""
         x, process = state.x, row.process
         logits = self.logits(denoise, x, row.t, process)
         tokens = categorical(draw.own(0), logits)
-        masked = x == process.mask
-        sure = jnp.where(masked, self._confidence(logits, tokens), -jnp.inf)
-        ties = fine_uniform(draw.own(1), x.shape[1:])
+        masked = _flat(x == process.mask)
+        sure = jnp.where(masked, _flat(self._confidence(logits, tokens)), -jnp.inf)
+        ties = _flat(fine_uniform(draw.own(1), x.shape[1:]))
         rank = jnp.argsort(jnp.lexsort((ties, -sure), axis=1), axis=1)
         stay = jnp.round(jnp.mean(process.schedule.level(row.to)) * state.total)
         count = jnp.sum(masked, axis=1, keepdims=True) - jnp.where(row.to == 0, 0, stay)
-        x = jnp.where(masked & (rank < count), tokens, x)
+        x = jnp.where((masked & (rank < count)).reshape(x.shape), tokens, x)
         return Ordered(x, state.evaluations + 1, state.total)
 
     def _confidence(self, logits, tokens):

@@ -119,9 +119,9 @@ def scaffold(process, pieces, null):
       null: the slack token, a clean token that the network knows as nothing.
 
     Returns:
-      A `Scaffold`; sample from `x=scaffold.start(batch)` by any solver of the absorbing process, which never
-      changes a token that is not masked, then `scaffold.strip(samples)`. Xiong et al. (2025),
-      arXiv:2507.04504.
+      A `Scaffold`; sample from `x=scaffold.start(batch)` by a solver of the absorbing process that changes no
+      token that is not masked (all but `remasking(spread="even")`; wrap that in `clamped`), then
+      `scaffold.strip(samples)`. Xiong et al. (2025), arXiv:2507.04504.
     """
     _need_mask("scaffold", process)
     parts = []
