@@ -36,8 +36,9 @@ BUSY = """
 
 def stopped(words, environment):
     done = subprocess.run(
-        [sys.executable, *words, "list"], env=environment, capture_output=True, text=True, timeout=60
-    )
+        [sys.executable, *words, "list"], env=environment, capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "jaxdiff: stopped\n")
 
 
