@@ -145,6 +145,9 @@ REFUSED = {
     "particles of adaptive steps": (
         lambda: walk(VP, ST.particles(S.adaptive(tau=1.0), first, 2), X), "particles: .* one evaluation a row"
     ),
+    "proposals of adaptive steps": (
+        lambda: walk(VP, ST.value_decoding(S.adaptive(tau=1.0), first, 2), X), "value_decoding: .* a row"
+    ),
     "second thoughts of adaptive steps": (
         lambda: walk(VP, ST.rollover(S.adaptive(tau=1.0), first, 2), X), "rollover: .* one evaluation a row"
     ),

@@ -42,6 +42,7 @@ class ValueDecoding:
     def plan(self, process, grid=None):
         """The solver's plan; it has to draw noise."""
         rows = self.solver.plan(process, grid)
+        check_rows("value_decoding", rows)
         if not rows.noisy:
             raise ValueError("value_decoding: expected a solver that draws noise, so that proposals differ")
         return rows

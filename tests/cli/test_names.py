@@ -49,8 +49,10 @@ def test_what_cannot_be_named(family, text, message):
 
 
 def test_what_stands_for_each_step_may_be_several():
-    lookup("solver", "unified(orders=(1, 2), correctors=(False, True))")
-    lookup("augment", "affine(shift=1, background='lowest')")
+    options = dict(lookup("solver", "unified(orders=(1, 2), correctors=(False, True))").options)
+    assert (options["orders"], options["correctors"]) == ((1, 2), (False, True))
+    affine = lookup("augment", "affine(shift=1, background='lowest')")
+    assert (affine.shift, affine.background) == (1, "lowest")
 
 
 def test_models_and_data_are_listed():
