@@ -86,7 +86,7 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
 
     def pair(state, t):
         clean, derivative = jax.linearize(lambda x: denoise(x, t), state["x"])
-        c = jnp.asarray(process.coefficients(t)[2], clean.dtype)
+        c = jnp.asarray(process.coefficients(t)[2], state["x"].dtype)
         return {"x": clean, "cq": c * estimate(derivative, state["x"])}
 
     ends = None if y is None else _start(jnp.asarray(y, start["x"].dtype))
@@ -111,7 +111,7 @@ def _of_parts(key, denoise, process, x0, solver, grid, trace, probes):
         still = jax.tree.map(jnp.zeros_like, x)
 
         def volume(name):
-            c = jnp.asarray(process.parts[name].coefficients(t[name])[2], clean[name].dtype)
+            c = jnp.asarray(process.parts[name].coefficients(t[name])[2], x[name].dtype)
             return c * estimates[name](lambda v: derivative({**still, name: v})[name], x[name])
 
         return {name: {"x": clean[name], "cq": volume(name)} for name in x}
@@ -142,6 +142,7 @@ def variational_bound(key, denoise, process, x0, *, samples=1, y=None):
       `(batch,)` bounds.
     """
     check_noise("variational_bound", process, "see log_prob")
+    check_count("variational_bound", samples=samples)
     x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
     keys, size = batch_keys(key, x0.shape[0], "variational_bound"), x0[0].size
     high, low = log_snr_range(process)

@@ -182,6 +182,8 @@ def test_wrong_arguments():
         )
     with pytest.raises(ValueError, match="probes"):
         jd.likelihood.log_prob(None, denoise, process, x0, solver=jd.solvers.ddim(), grid=grid, probes=0)
+    with pytest.raises(ValueError, match="samples"):
+        jd.likelihood.variational_bound(jax.random.key(0), denoise, process, x0, samples=0)
 
 
 def test_a_plan_from_noise_to_data_is_refused():

@@ -1,12 +1,12 @@
 """Parameters and their configuration in one safetensors file, which loads without running anything."""
 
 import json
-import os
 
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from jaxdiff.training.runs import replacing
 from jaxdiff.training.state import leaves_by_path
 
 _CONFIG = "jaxdiff"
@@ -25,20 +25,16 @@ def save_safetensors(path, params, config):
       config: dict that JSON can hold; it goes into the file's metadata, under `jaxdiff`.
 
     Raises:
-      ValueError: if the package safetensors is not installed, or the file cannot be written.
+      ValueError: if the package safetensors is not installed.
+      CannotSave: an OSError, if the file cannot be written; the old one stays.
     """
     leaves = {name: np.array(leaf, order="C") for name, leaf in leaves_by_path(params).items()}
     _library()
     from safetensors.numpy import save
 
     content = save(leaves, metadata={_CONFIG: json.dumps(config)})
-    temporary = f"{path}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ValueError(f"save_safetensors: expected a place for a file, got {path} ({error})") from None
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
 
 
 def load_safetensors(path):

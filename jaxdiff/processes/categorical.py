@@ -82,7 +82,7 @@ class Categorical(DiscreteProcess):
 
     def _replacements(self, keys, shape):
         if self.replacement is None:
-            return jax.vmap(lambda key: jax.random.randint(key, shape, 0, self.size))(keys)
+            return jax.vmap(lambda key: jax.random.randint(key, shape, 0, self.size, jnp.int32))(keys)
         u = fine_uniform(keys, shape)
         pi = jnp.asarray(self.replacement, u.dtype)
         return inverse_cdf(jnp.broadcast_to(pi, (*u.shape, self.size)), u)
@@ -109,7 +109,8 @@ class Categorical(DiscreteProcess):
         """One example at t = 1, `shape` int32: masked with probability rho, else drawn from pi."""
         self.endpoint(y)
         u, token = self.noise(key[None], jnp.zeros((1, *shape)))
-        return jnp.where(u < self.mask_share, self.size, 0 if token is None else token)[0]
+        x = jnp.where(u < self.mask_share, self.size, 0 if token is None else token)[0]
+        return x.astype(jnp.int32)
 
     def jump(self, x_t, x0, t, s=None):
         """Weights `(clean, fresh)` of `q(x_s | x_t, x0)`; their rates at t, backwards in time, if s is None.

@@ -56,7 +56,7 @@ class DiscretisedGaussian(DiscreteProcess):
     def prior(self, key, shape, y=None):
         """One example at t = 1: uniform."""
         self.endpoint(y)
-        return jax.random.randint(key, shape, 0, self.size)
+        return jax.random.randint(key, shape, 0, self.size, jnp.int32)
 
     def reverse(self, noise, x_t, x0, t, s):
         """`x_s ~ q(x_s | x_t, x0)` from `Uniforms`, in O(K)."""

@@ -60,6 +60,9 @@ def tune(
     """
     check_count("tune", 2, nfe=nfe)
     check_count("tune", samples=samples, proposals=proposals)
+    check_count("tune", 0, updates=updates)
+    if not isinstance(shape, (tuple, list)):
+        raise ValueError(f"tune: expected shape, of one example, to be a tuple, got {shape!r}")
     if not hasattr(process, "log_snr") or process.paired:
         raise ValueError(
             f"tune: expected a process between data and noise, got {type(process).__name__}; take "

@@ -136,10 +136,8 @@ class Log:
         if run is not None:
             path = os.path.join(run, LOG)
             kept = [line for line in read_log(run) if line.get("step", 0) <= step]
-            temporary = f"{path}.tmp"
-            with open(temporary, "w") as file:
+            with replacing(path) as temporary, open(temporary, "w") as file:
                 file.writelines(json.dumps(line) + "\n" for line in kept)
-            os.replace(temporary, path)
             self._file = open(path, "a", buffering=1)
 
     def write(self, **entry):
@@ -158,7 +156,7 @@ class Log:
 def read_log(run):
     """The entries of a run's log, without damaged lines; no entries if there is no file."""
     path, entries = os.path.join(run, LOG), []
-    if os.path.exists(path):
+    if os.path.isfile(path):
         with open(path, errors="replace") as file:
             for line in file:
                 with contextlib.suppress(json.JSONDecodeError):

@@ -1,11 +1,14 @@
 """Safetensors: bit for bit, with the configuration."""
 
+import os
+
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 
 from jaxdiff.interop import load_safetensors, save_safetensors
+from jaxdiff.training import CannotSave
 
 pytest.importorskip("safetensors")
 
@@ -38,6 +41,10 @@ def test_torn_and_missing_files_are_named(tmp_path):
     path = tmp_path / "c.safetensors"
     with pytest.raises(ValueError, match="expected a safetensors file"):
         load_safetensors(path)
+    (tmp_path / "d").mkdir()
+    with pytest.raises(CannotSave, match="d could not be written"):
+        save_safetensors(tmp_path / "d", PARAMS, {})
+    assert os.listdir(tmp_path) == ["d"], "nothing is left behind"
     save_safetensors(path, PARAMS, {})
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="expected a safetensors file"):

@@ -305,6 +305,18 @@ def test_a_sample_depends_on_its_own_key(solver, grid):
     np.testing.assert_array_equal(np.asarray(both)[4], np.asarray(one)[0])
 
 
+def test_tokens_are_int32_where_integers_are_of_64_bits(x64):
+    assert PROCESSES["gaussian"].prior(jax.random.key(0), (3,)).dtype == jnp.int32
+    uniform = PROCESSES["uniform"]
+    for process, solver, grid in (
+        (ABSORBING, discrete.first_hitting(3), None),
+        (uniform, discrete.tau_leaping(), grids.uniform(uniform, 2)),
+    ):
+        assert process.prior(jax.random.key(0), (3,)).dtype == jnp.int32
+        for start in ({}, {"x": jnp.zeros((2, 3), jnp.int32)}):
+            assert draw(process, solver, grid, n=2, **start)[0].dtype == jnp.int32
+
+
 def test_bad_input_is_named():
     grid, denoise = grids.uniform(ABSORBING, 4), TARGET.denoiser(ABSORBING)
     keys = jax.random.split(jax.random.key(0), 2)

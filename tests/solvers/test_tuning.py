@@ -179,6 +179,10 @@ def test_wrong_arguments():
         tune(TARGET.denoiser(VP), VP, 1)
     with pytest.raises(ValueError, match="proposals"):
         tune(TARGET.denoiser(VP), VP, 4, proposals=0)
+    with pytest.raises(ValueError, match="updates to be an integer of at least 0, got -1"):
+        tune(TARGET.denoiser(VP), VP, 4, updates=-1)
+    with pytest.raises(ValueError, match="shape, of one example, to be a tuple, got 2"):
+        tune(TARGET.denoiser(VP), VP, 4, shape=2)
     with pytest.raises(ValueError, match="between data and noise, got BrownianBridge"):
         tune(TARGET.denoiser(VP), jd.processes.BrownianBridge(), 4)
     with pytest.raises(ValueError, match="finite reference paths"):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from jaxdiff.training import read_config, read_log
-from jaxdiff.training.runs import Log, claim
+from jaxdiff.training.runs import CannotSave, Log, claim
 
 
 def test_a_run_is_claimed_again_by_its_own_configuration_alone(tmp_path):
@@ -55,3 +55,10 @@ def test_a_resumed_log_drops_steps_that_come_again_and_damaged_lines(tmp_path):
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [5, 10, 12]
     assert read_log(tmp_path)[-1] == {"step": 12}
+
+
+def test_a_folder_in_the_place_of_a_log_is_named(tmp_path):
+    (tmp_path / "log.jsonl").mkdir()
+    assert read_log(tmp_path) == []
+    with pytest.raises(CannotSave, match="log.jsonl could not be written"):
+        Log(tmp_path)
