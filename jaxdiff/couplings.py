@@ -24,7 +24,8 @@ def optimal_transport(method="auto", regularization=0.05):
     """Minibatch optimal transport: pairs of the least total squared distance.
 
     Straighter paths and a lower variance of the flow-matching target, with the same marginals. With
-    labels, examples are exchanged within their class only, so that noise stays independent of the class.
+    labels, examples are exchanged within their class only, so that noise stays independent of the class, as
+    it is in sampling; so it has to be of whatever else a network is told of an example.
     Tong et al. (2024), arXiv:2302.00482, and Pooladian et al. (2023), arXiv:2304.14772.
 
     Args:
@@ -45,6 +46,11 @@ def optimal_transport(method="auto", regularization=0.05):
 def _optimal_transport(method, regularization, key, x0, x1, label=None):
     if x0.shape[0] != x1.shape[0]:
         raise ValueError(f"optimal_transport: expected equal batches, got {x0.shape[0]} and {x1.shape[0]}")
+    if label is not None and jnp.shape(label) != x0.shape[:1]:
+        raise ValueError(
+            f"optimal_transport: expected label of shape {x0.shape[:1]}, one class per example, got "
+            f"{jnp.shape(label)}"
+        )
     cost = costs(x0, x1)
     scale = jnp.mean(cost)
     if label is not None:

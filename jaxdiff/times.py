@@ -103,9 +103,19 @@ def shift_times(t, shift):
 
 def log_snr_range(process):
     """Log-SNR at `t_min` and at `t_max`; for the last its mirror image of the first where it is infinite."""
+    check_snr("log-SNR", process)
     process = host(process)
     xp, high, low = namespace(0.0, process), process.log_snr(process.t_min), process.log_snr(process.t_max)
     return high, xp.where(xp.isfinite(low), low, -high)
+
+
+def check_snr(where, process):
+    """Raises ValueError for a process without a signal-to-noise ratio, such as one of tokens."""
+    if not hasattr(process, "time_of_log_snr"):
+        raise ValueError(
+            f"{where}: expected a process with a signal-to-noise ratio, got {type(process).__name__}; take "
+            "times, or a grid, in t itself, such as uniform"
+        )
 
 
 def _uniform(process, u):
@@ -133,6 +143,7 @@ def _slope(process, t):
 
 
 def _log_normal(process, u, mean, std):
+    check_snr("log_normal", process)
     return process.time_of_log_snr(-(mean + std * ndtri(u)))
 
 

@@ -47,6 +47,10 @@ def statistics_of(process):
     return S.fit_model_statistics(jax.random.key(0), half, process, X, 4, -1.0, 1.0, probes=1)
 
 
+def fokker_planck(process):
+    return jd.losses.regularizers.fokker_planck(lambda x, t: -first(x), process, KEYS, X, jnp.full(4, 0.5))
+
+
 REFUSED = {
     "a target under a process that repeats entries": (
         lambda: T.gaussian(np.zeros((3, 3)), 1.0).denoiser(SYMMETRIC),
@@ -165,6 +169,25 @@ REFUSED = {
             half, KEYS, {"a": X}, coupling=jd.couplings.optimal_transport("exact")
         ),
         "flow_matching: expected x0 that is one array",
+    ),
+    "noise paired with what goes with y": (
+        lambda: jd.losses.flow_matching(
+            half, KEYS, X, process=MEAN_REVERTING, y=X, coupling=jd.couplings.optimal_transport("exact")
+        ),
+        "flow_matching: expected no coupling with y",
+    ),
+    "labels as columns": (
+        lambda: jd.couplings.optimal_transport()(KEYS[0], X, X, np.zeros((4, 1), int)),
+        r"optimal_transport: expected label of shape \(4,\), one class per example, got \(4, 1\)",
+    ),
+    "a Fokker-Planck equation with y": (lambda: fokker_planck(MEAN_REVERTING), "MeanReverting, which"),
+    "a Fokker-Planck equation of heavy tails": (lambda: fokker_planck(HEAVY), "normal noise, got Heavy"),
+    "particles of which a part is left noisy": (
+        lambda: walk(
+            BOTH, ST.particles(S.joint(S.ancestral()), lambda x: x["a"][:, 0], 2), {"a": X, "b": X},
+            grid={"a": GRID, "b": grids.karras(P.EDM(), 4, end=0.1)},
+        ),
+        "particles: expected a grid that ends at exact data, t = 0, got 0.1",
     ),
     "a weight of no part": (lambda: joint_loss(weights={"A": 0.0}), r"\['a', 'b'\], got \['A'\]"),
     "a part without a head": (
@@ -310,6 +333,23 @@ def test_half_precision_data_are_perturbed_at_the_times_asked_for():
         assert same.dtype == one
         np.testing.assert_allclose(np.float32(same), 1.0, atol=1e-2)
     assert np.isfinite(E.slerp(0 * X, X, 0.5)).all()
+
+
+def test_targets_of_a_joint_loss_are_not_rounded_with_the_data():
+    kind, data = jd.parameterizations.velocity(), {"a": X, "b": 0.5 * X}
+
+    @jax.jit
+    def loss(data):
+        return jd.losses.joint(half, KEYS, data, process=BOTH, parameterization=kind)
+
+    np.testing.assert_array_equal(loss(jax.tree.map(lambda x: x.astype(jnp.bfloat16), data)), loss(data))
+
+
+def test_the_noise_of_a_product_does_not_depend_on_the_order_of_its_parts():
+    turned, shape = P.Product({"b": P.EDM(), "a": VP}), {"b": (2,), "a": (2,)}
+    for process in (turned, turned.only("b", "a")):
+        found, wanted = (jax.vmap(lambda k, p=p: p.prior(k, shape))(KEYS) for p in (process, BOTH))
+        jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
 def test_confidence_counts_tokens_of_every_axis():

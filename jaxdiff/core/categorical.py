@@ -47,19 +47,22 @@ def categorical(keys, logits):
       logits: `(batch, ..., K)`, unnormalised log-probabilities; -inf is never drawn.
 
     Returns:
-      `(batch, ...)` int32 indices.
+      `(batch, ...)` int32 indices; -1, which is none, where a logit is NaN or all are -inf. Of entries of
+      logit +inf any one is drawn.
     """
-    size = logits.shape[-1]
+    logits, size = dense(logits), logits.shape[-1]
     u = fine_uniform(keys, (*logits.shape[1:-1], 2))
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    most = jnp.max(logits, axis=-1, keepdims=True)
+    weights = jnp.exp(jnp.where(logits == most, 0.0, logits - most))
     width = math.isqrt(size - 1) + 1
     rest = -size % width
     folded = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, rest)])
     folded = folded.reshape(*weights.shape[:-1], -1, width)
     block = inverse_cdf(jnp.sum(folded, axis=-1), u[..., 0])
     inside = jnp.take_along_axis(folded, block[..., None, None], axis=-2)[..., 0, :]
-    return block * width + inverse_cdf(inside, u[..., 1])
+    drawn = block * width + inverse_cdf(inside, u[..., 1])
+    return jnp.where(most[..., 0] > -jnp.inf, drawn, -1)
 
 
 @dataclass
@@ -83,6 +86,11 @@ class FactoredLogits:
         """The logits, `(..., K)`."""
         flat = self.features.reshape(-1, self.features.shape[-1])
         return (flat @ self.kernel.astype(flat.dtype)).reshape(self.shape)
+
+
+def dense(logits):
+    """`logits`, multiplied out if they are `FactoredLogits`."""
+    return logits.dense() if isinstance(logits, FactoredLogits) else logits
 
 
 BLOCK = 64

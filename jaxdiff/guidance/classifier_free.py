@@ -100,25 +100,23 @@ def leafwise(leaf, t, *estimates):
     return jax.tree.map(lambda *parts: leaf(t, *parts), *estimates)
 
 
-def gap(one, other):
-    """`one - other`, and 0 where both are -inf: logits of what is impossible."""
-    return jnp.where(jnp.isinf(other) & (one == other), 0.0, one - other)
-
-
 def along(base, steps):
-    """`base` plus the sum of `strength gap(one, other)` over the steps `(strength, one, other)`.
+    """`base` plus the sum of `strength (one - other)` over the steps `(strength, one, other)`.
 
-    A gap that is infinite, of logits of what one of the two holds for impossible, is not multiplied by 0, and
-    a strength of 1 leads from `other` to `one` itself.
+    Where some of them are -inf, logits of what they hold for impossible, the limit as these fall together:
+    -inf or +inf by the sign of their share in the sum, and the rest of the sum where that is 0.
     """
-    moved = 0.0
-    for strength, one, other in steps:
-        step = gap(one, other)
-        endless = jnp.isinf(step)
-        there = endless & (strength == 1) & (base + moved == other)
-        step = jnp.where(there | (endless & (strength == 0)), 0.0, step)
-        base, moved = jnp.where(there, one, base), jnp.where(there, 0.0, moved + strength * step)
-    return base + moved
+    (start, share), moved = _rest(base), 0.0
+    for strength, *ends in steps:
+        (one, lost), (other, gained) = map(_rest, ends)
+        moved, share = moved + strength * (one - other), share + strength * (lost - gained)
+    return jnp.where(share > 1e-6, -jnp.inf, jnp.where(share < -1e-6, jnp.inf, start + moved))
+
+
+def _rest(x):
+    """`x` with 0 in the place of -inf, and where that was, as 0 and 1."""
+    endless = jnp.isneginf(x)
+    return jnp.where(endless, 0.0, x), endless.astype(x.dtype)
 
 
 def strength_at(scale, x, t, where):

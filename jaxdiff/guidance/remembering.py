@@ -36,6 +36,8 @@ class Remembering:
         """The solver's own plan."""
         rows = self.solver.plan(process, grid)
         check_rows("remembering", rows)
+        if hasattr(rows, "process"):
+            raise ValueError("remembering: expected a linear solver, got one of tokens")
         return rows
 
     def init(self, x, rows):

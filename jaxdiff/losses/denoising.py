@@ -1,5 +1,7 @@
 """The denoising loss of every continuous process and parameterization."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -44,7 +46,7 @@ def denoising(
         raise ValueError(
             f"denoising: expected weighting to be a function such as jd.weightings.edm(), got {weighting!r}"
         )
-    x0 = jax.tree.map(_floating, x0)
+    x0 = jax.tree.map(functools.partial(floating, "denoising"), x0)
     sizes = [jnp.shape(leaf)[0] for leaf in jax.tree.leaves(x0)]
     if len(set(sizes)) != 1:
         raise ValueError(f"denoising: expected leaves of x0 with one batch axis, got lengths {sizes}")
@@ -68,12 +70,12 @@ def denoising(
     return loss * jnp.asarray(weighting(process, t) * k.c_out**2, loss.dtype)
 
 
-def _floating(x0):
+def floating(where, x0):
     """A leaf of clean data in float32 or wider."""
     if not hasattr(x0, "dtype") or jnp.ndim(x0) < 1 or not jnp.issubdtype(x0.dtype, jnp.floating):
         got = f"{x0.dtype} of shape {jnp.shape(x0)}" if hasattr(x0, "dtype") else type(x0).__name__
         raise ValueError(
-            f"denoising: expected x0 to be a floating array (batch, ...) or a pytree of them, got {got}; "
+            f"{where}: expected x0 to be a floating array (batch, ...) or a pytree of them, got {got}; "
             "scale integer images to floats first"
         )
     return jnp.asarray(x0, jnp.promote_types(x0.dtype, jnp.float32))

@@ -1,10 +1,13 @@
 """The denoising loss of a product process: one network call, a time and an error for every part."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from jaxdiff import times as times_
 from jaxdiff.core import batch_keys, check_output, fold_in, match_dims
+from jaxdiff.losses.denoising import floating
 
 
 def joint(net, key, x0, *, process, parameterization, weights=None, times=None, shared=0.0):
@@ -30,7 +33,7 @@ def joint(net, key, x0, *, process, parameterization, weights=None, times=None, 
     Returns:
       `(batch,)` losses.
     """
-    x0 = process.named("joint", x0)
+    x0 = jax.tree.map(functools.partial(floating, "joint"), process.named("joint", x0))
     process.named("joint", weights or {})
     for what, given in (("x0", x0), ("parameterization", parameterization), ("times", times)):
         _check_complete(process, what, given)

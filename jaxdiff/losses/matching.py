@@ -21,8 +21,8 @@ def flow_matching(
       net: `net(x, c_noise) -> F`, the velocity.
       key, x0, times, y, noise, strata: as of `denoising`.
       process: `RectifiedFlow()` by default.
-      coupling: of `jd.couplings`, between `x0` and the noise; independent if None. It looks at the batch
-        it is given: on several devices, at the share of each.
+      coupling: of `jd.couplings`, between `x0` and the noise, for processes without a second endpoint;
+        independent if None. It looks at the batch it is given: on several devices, at the share of each.
       label: `(batch,)` classes within which a coupling pairs.
 
     Returns:
@@ -34,6 +34,11 @@ def flow_matching(
         if not hasattr(x0, "shape"):
             got = jax.tree.structure(x0)
             raise ValueError(f"flow_matching: expected x0 that is one array for a coupling, got {got}")
+        if y is not None:
+            raise ValueError(
+                "flow_matching: expected no coupling with y, got both: noise that is paired with x0 goes "
+                "with y too, and in sampling it does not; pair x0 with y instead"
+            )
         if noise is None:
             noise = process.noise(fold_in(keys, 1), jnp.asarray(x0, jnp.result_type(x0, jnp.float32)))
         noise = coupling(jax.random.fold_in(keys[0], 2), x0, noise, label)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jaxdiff.core import (
     batch_keys,
     check_choice,
+    check_noise,
+    check_one_ended,
     fold_in,
     normal_like,
     quadratic_forms,
@@ -74,6 +76,8 @@ def fokker_planck(log_prob, process, key, x, t, probes=1, exact=False):
 
 def fokker_planck_residual(log_prob, process, key, x, t, probes=1, exact=False):
     """`R` of `fokker_planck`, `(batch,)`."""
+    check_one_ended("fokker_planck", process)
+    check_noise("fokker_planck", process)
     score = jax.grad(lambda x: jnp.sum(log_prob(x, t)))
     slope = jax.jvp(lambda t: log_prob(x, t), (t,), (jnp.ones_like(t),))[1]
     value, derivative = jax.linearize(score, x)

@@ -44,14 +44,16 @@ class Categorical(DiscreteProcess):
         schedules.check_schedule("Categorical", self.schedule)
         if not 0 <= self.mask_share <= 1:
             raise ValueError(f"Categorical: expected mask_share in [0, 1], got {self.mask_share}")
-        pi = None if self.replacement is None else concrete(self.replacement)
-        if pi is not None:
-            if pi.shape != (self.size,) or not np.isfinite(pi).all() or pi.min() < 0 or pi.sum() == 0:
-                raise ValueError(
-                    f"Categorical: expected replacement to be ({self.size},) probabilities, got "
-                    f"shape {pi.shape}"
-                )
-            object.__setattr__(self, "replacement", pi / pi.sum())
+        if self.replacement is None:
+            return
+        known = concrete(self.replacement)
+        pi = self.replacement if known is None else known
+        wrong = known is not None and not (np.isfinite(pi).all() and pi.min() >= 0 and pi.sum() > 0)
+        if pi.shape != (self.size,) or wrong:
+            raise ValueError(
+                f"Categorical: expected replacement to be ({self.size},) probabilities, got shape {pi.shape}"
+            )
+        object.__setattr__(self, "replacement", pi / pi.sum())
 
     @property
     def mask(self):
@@ -71,8 +73,8 @@ class Categorical(DiscreteProcess):
     def between(self, t, s):
         """`(a, b, g)` of a token that is not masked at s < t: kept, replaced, masked."""
         l_t, l_s, rho = self.schedule.level(t), self.schedule.level(s), self.mask_share
-        step = (l_t - l_s) / (1 - rho * l_s)
-        return (1 - l_t) / (1 - l_s), (1 - rho) * step / (1 - l_s), rho * step
+        step = safe_divide(l_t - l_s, 1 - rho * l_s)
+        return safe_divide(1 - l_t, 1 - l_s, 1.0), safe_divide((1 - rho) * step, 1 - l_s), rho * step
 
     def noise(self, keys, like):
         """`Uniforms` in the shape of the tokens `like`, for `(batch,)` keys."""

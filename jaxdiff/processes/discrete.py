@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.core import concrete, match_dims, safe_divide
+from jaxdiff.core.categorical import dense
 
 
 class Uniforms(NamedTuple):
@@ -79,6 +80,7 @@ class DiscreteProcess:
         Lou et al. (2024), arXiv:2310.16834.
         """
         r = self.ratios(x_t, x0, t)
+        log_ratios = log_ratios.astype(jnp.promote_types(log_ratios.dtype, jnp.float32))
         other = (values(x_t, self.states) != x_t[..., None]) & (self.rates(x_t, t) > 0)
         term = excess_of_log(jnp.where(other, log_ratios, 0.0), jnp.where(other, r, 1.0))
         return jnp.sum(jnp.where(other, self.rates(x_t, t) * term, 0.0), axis=-1)
@@ -135,13 +137,19 @@ class DiscreteProcess:
         return jnp.asarray(x, jnp.int32)
 
     def check_logits(self, logits, x, where):
-        """`logits`, refused unless they are `(*x.shape, size)`."""
+        """`logits`, refused unless they are `(*x.shape, size)`; multiplied out, but of the absorbing one."""
         if np.shape(logits) != (*np.shape(x), self.size):
             raise ValueError(
                 f"{where}: expected net(tokens, c_noise) to return logits of the {self.size} clean tokens, "
                 f"{(*np.shape(x), self.size)}, got {np.shape(logits)}"
             )
-        return logits
+        return logits if getattr(self, "mask_share", 0) == 1 else dense(logits)
+
+
+def check_discrete(where, process):
+    """Raises ValueError for a process that is not discrete."""
+    if not isinstance(process, DiscreteProcess):
+        raise ValueError(f"{where}: expected a discrete process, got {type(process).__name__}")
 
 
 def values(x, size):

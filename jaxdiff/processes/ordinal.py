@@ -20,10 +20,10 @@ class DiscretisedGaussian(DiscreteProcess):
     of the slowest mode, so the same schedules serve: the variance is `-log(alpha) / (1 - cos(pi / K))`, and
     alpha = 0 is uniform. Transitions are the same kernel at `alpha_t / alpha_s`: no product of K x K
     matrices as in the discretised Gaussian of Austin et al. (2021), arXiv:2107.03006, appendix A.2.3, which
-    this is in continuous time. O(K) memory per token. The kernel is exact in its tails, by a recurrence over
-    distances, so that a network may believe what is all but impossible: the FFT's rounding would answer for
-    that instead. The mean over logits of `ratios` and `posterior` takes O(K^2) work; training by `elbo` and
-    sampling take O(K).
+    this is in continuous time. O(K) memory per token. The kernel is exact in its tails, in logarithms by a
+    recurrence over distances, so that a network may believe what is all but impossible: the FFT's rounding
+    would answer for that instead, or nothing. The mean over logits of `ratios` and `posterior` takes O(K^2)
+    work; training by `elbo` and sampling take O(K).
 
     Args:
       size: number K of values.
@@ -49,7 +49,7 @@ class DiscretisedGaussian(DiscreteProcess):
         self.endpoint(y)
         x0 = self.check_clean(x0, "perturb")
         self.check_noise(noise, x0, "perturb")
-        g = self._kernel(self.schedule.alpha(times_for(x0, t, "perturb")))
+        g = jnp.exp(self._log_kernel(self.schedule.alpha(times_for(x0, t, "perturb"))))
         moved = (x0 + inverse_cdf(jnp.broadcast_to(g, (*x0.shape, 2 * self.size)), noise.u)) % (2 * self.size)
         return jnp.where(moved < self.size, moved, 2 * self.size - 1 - moved)
 
@@ -59,15 +59,21 @@ class DiscretisedGaussian(DiscreteProcess):
         return jax.random.randint(key, shape, 0, self.size, jnp.int32)
 
     def reverse(self, noise, x_t, x0, t, s):
-        """`x_s ~ q(x_s | x_t, x0)` from `Uniforms`, in O(K)."""
-        return inverse_cdf(self.posterior(x_t, x0, t, s), noise.u)
+        """`x_s ~ q(x_s | x_t, x0)` from `Uniforms`, in O(K); an x0 of -1, no token, stays."""
+        return jnp.where(x0 < 0, x0, inverse_cdf(self.posterior(x_t, x0, t, s), noise.u))
 
     def likelihood(self, x_t, t):
-        return self._at(x_t, self.schedule.alpha(times_for(x_t, t, "likelihood")))
+        return jnp.exp(self._log_likelihood(x_t, t))
 
     def transition(self, x_t, t, s):
+        return jnp.exp(self._log_transition(x_t, t, s))
+
+    def _log_likelihood(self, x_t, t):
+        return self._log_at(x_t, self.schedule.alpha(times_for(x_t, t, "likelihood")))
+
+    def _log_transition(self, x_t, t, s):
         t, s = (times_for(x_t, time, "transition") for time in (t, s))
-        return self._at(x_t, safe_divide(self.schedule.alpha(t), self.schedule.alpha(s)))
+        return self._log_at(x_t, safe_divide(self.schedule.alpha(t), self.schedule.alpha(s)))
 
     def spread(self, w, t):
         """By the FFT: exact to rounding of the largest weight."""
@@ -83,28 +89,32 @@ class DiscretisedGaussian(DiscreteProcess):
             q = self.likelihood(k, t)
             return safe_divide(q, jnp.take_along_axis(q, x_t[..., None], -1))
 
-        return self._mean(ratio, x0, self.likelihood(x_t, t))
+        return self._mean(ratio, x0, self.likelihood(x_t, t) > 0)
 
     def posterior(self, x_t, x0, t, s):
-        back = self.transition(x_t, t, s)
-        return self._mean(lambda k: normalised(back * self.likelihood(k, s)), x0, self.likelihood(x_t, t))
+        here = self._log_likelihood(x_t, t)
+        back = jnp.maximum(self._log_transition(x_t, t, s), -1e30)  # else nothing is left where alpha is 1
+        return self._mean(lambda k: jax.nn.softmax(back + self._log_likelihood(k, s)), x0, here > -jnp.inf)
 
     def rate_divergence(self, logits, x0, x_t, t):
-        here, rate = self.likelihood(x_t, t), self._rate(times_for(x_t, t, "rate_divergence"))
-        p = normalised(jnp.where(here > 0, jax.nn.softmax(logits.astype(here.dtype)), 0.0))
+        here, rate = self._log_likelihood(x_t, t), self._rate(times_for(x_t, t, "rate_divergence"))
+        possible = here > -jnp.inf
+        p = normalised(jnp.where(possible, jax.nn.softmax(logits.astype(here.dtype)), 0.0))
         total = jnp.zeros_like(rate)
         for y in (x_t - 1, x_t + 1):  # the walk goes to neighbours
-            ratio = safe_divide(self.likelihood(jnp.clip(y, 0, self.size - 1), t), here)
+            there = self._log_likelihood(jnp.clip(y, 0, self.size - 1), t)
+            ratio = jnp.where(possible, jnp.exp(there - jnp.where(possible, here, 0.0)), 0.0)
             s, r = jnp.sum(p * ratio, -1), jnp.take_along_axis(ratio, x0[..., None], -1)[..., 0]
             inside = (y >= 0) & (y < self.size)
             total += jnp.where(inside, rate * excess(jnp.where(inside, s, 1.0), r), 0.0)
         return total
 
-    def _mean(self, f, x0, likelihood):
-        """`f(x0)`, or where x0 are logits its mean over the clean values that x_t allows, one by one."""
+    def _mean(self, f, x0, possible):
+        """`f(x0)`, or where x0 are logits its mean over the clean values that are possible, one by one."""
         if jnp.issubdtype(jnp.result_type(x0), jnp.integer):
             return f(x0)
-        p = normalised(jnp.where(likelihood > 0, jax.nn.softmax(x0.astype(likelihood.dtype)), 0.0))
+        x0 = x0.astype(jnp.promote_types(x0.dtype, jnp.float32))
+        p = normalised(jnp.where(possible, jax.nn.softmax(x0), 0.0))
 
         @jax.checkpoint
         def add(total, k):
@@ -133,29 +143,29 @@ class DiscretisedGaussian(DiscreteProcess):
         """Of the walk, per unit of -log(alpha)."""
         return 1 / (1 - np.cos(np.pi / self.size))
 
-    def _kernel(self, alpha):
-        """`g` over the circle, `(..., 2K)`: a wrapped Bessel law while narrow, waves once it is wide."""
-        wide = jnp.maximum(jnp.fft.irfft(self._decay(alpha), 2 * self.size), 0)
+    def _log_kernel(self, alpha):
+        """`log g` over the circle, `(..., 2K)`: a wrapped Bessel law while narrow, waves once it is wide."""
+        wide = jnp.log(jnp.maximum(jnp.fft.irfft(self._decay(alpha), 2 * self.size), 0))
         variance = -jnp.log(jnp.clip(alpha, 0.5, 1.0)) * self._variance
         around = -(-(3 * self.size + 24) // (2 * self.size))
-        half = bessel_law(variance, 2 * self.size * around)
+        half = log_bessel_law(variance, 2 * self.size * around)
         line = jnp.concatenate([half[..., :0:-1], half[..., :-1]], -1)
-        narrow = jnp.sum(line.reshape(*alpha.shape, 2 * around, 2 * self.size), -2)
+        narrow = jax.nn.logsumexp(line.reshape(*alpha.shape, 2 * around, 2 * self.size), axis=-2)
         return jnp.where(alpha[..., None] > 0.5, narrow, wide)
 
-    def _at(self, x, alpha):
-        """The kernel from every value to `x`, `(..., K)`."""
-        g = jnp.broadcast_to(self._kernel(alpha), (*x.shape, 2 * self.size))
+    def _log_at(self, x, alpha):
+        """The logarithm of the kernel from every value to `x`, `(..., K)`."""
+        g = jnp.broadcast_to(self._log_kernel(alpha), (*x.shape, 2 * self.size))
         other, x = values(x, self.size), x[..., None]
         near, mirror = (x - other) % (2 * self.size), (x + other + 1) % (2 * self.size)
-        return jnp.take_along_axis(g, near, -1) + jnp.take_along_axis(g, mirror, -1)
+        return jnp.logaddexp(jnp.take_along_axis(g, near, -1), jnp.take_along_axis(g, mirror, -1))
 
 
-def bessel_law(variance, reach):
-    """`exp(-v) I_d(v)` for d = 0 ... reach, `(..., reach + 1)`: where a random walk is, relatively exact.
+def log_bessel_law(variance, reach):
+    """`log(exp(-v) I_d(v))` for d = 0 ... reach, `(..., reach + 1)`: where a random walk is.
 
-    Ratios `I_(d + 1) / I_d = v / (2 (d + 1) + v I_(d + 2) / I_(d + 1))` from far out inwards, and their
-    products, normalised.
+    Ratios `I_(d + 1) / I_d = v / (2 (d + 1) + v I_(d + 2) / I_(d + 1))` from far out inwards, and the sums
+    of their logarithms, normalised.
     """
     first = variance / (reach + 1 + jnp.sqrt((reach + 1) ** 2 + variance**2))
 
@@ -164,9 +174,9 @@ def bessel_law(variance, reach):
         return ratio, ratio
 
     ratios = jax.lax.scan(inwards, first, jnp.arange(reach - 1, -1, -1, dtype=variance.dtype))[1]
-    products = jnp.cumprod(jnp.moveaxis(ratios[::-1], 0, -1), -1)
-    centre = 1 / (1 + 2 * jnp.sum(products, -1, keepdims=True))
-    return jnp.concatenate([centre, centre * products], -1)
+    ratios = jnp.moveaxis(ratios[::-1], 0, -1)
+    centre = -jnp.log1p(2 * jnp.sum(jnp.cumprod(ratios, -1), -1, keepdims=True))
+    return jnp.concatenate([centre, centre + jnp.cumsum(jnp.log(ratios), -1)], -1)
 
 
 def discretised_gaussian(size, schedule=None):

@@ -30,6 +30,7 @@ class Product:
                     f"Product: expected processes x_t = a x0 + c noise without a second endpoint, got "
                     f"{type(part).__name__} for {name!r}"
                 )
+        object.__setattr__(self, "parts", dict(sorted(self.parts.items())))  # as jax has them within jit
 
     paired = False
     t_min = property(lambda self: {name: part.t_min for name, part in self.parts.items()})

@@ -23,6 +23,7 @@ from jaxdiff.core import (
 )
 from jaxdiff.solvers import through_diffrax
 from jaxdiff.solvers.runge_kutta import COORDINATES
+from jaxdiff.solvers.tableau import check_linear
 from jaxdiff.solvers.through_diffrax import ODE_METHODS, SDE_METHODS
 
 
@@ -49,6 +50,7 @@ class Adaptive:
         """
         if grid is None:
             raise ValueError("adaptive: expected a grid of times, got None; see jd.grids")
+        check_linear("adaptive", process)
         grid = grids.either_way(process, grid)
         self._check(process, grid)
         xp = namespace(grid, process, self)

@@ -171,11 +171,7 @@ class LinearSolver:
         """
         if grid is None:
             raise ValueError(f"{self.name}: expected a grid of times, got None; see jd.grids")
-        if not (hasattr(process, "log_snr") and hasattr(process, "coefficients")):
-            raise ValueError(
-                f"{self.name}: expected a process x_t = a x0 + b y + c noise, got {type(process).__name__}; "
-                "tokens are sampled by jd.solvers.discrete, product processes by jd.solvers.joint"
-            )
+        check_linear(self.name, process)
         process = host(process)
         grid = grids.either_way(process, grid)
         rule = functools.partial(self.rule, process, **dict(self.options), **self.numbers)
@@ -257,6 +253,15 @@ def linear(name, rule, /, **settings):
     static = {k: v for k, v in settings.items() if fixed(v)}
     numbers = {k: v for k, v in settings.items() if k not in static}
     return LinearSolver(name, rule, tuple(sorted(static.items())), numbers)
+
+
+def check_linear(where, process):
+    """Raises ValueError for a process of another kind than `x_t = a x0 + b y + c noise`."""
+    if not (hasattr(process, "log_snr") and hasattr(process, "coefficients")):
+        raise ValueError(
+            f"{where}: expected a process x_t = a x0 + b y + c noise, got {type(process).__name__}; tokens "
+            "are sampled by jd.solvers.discrete, product processes by jd.solvers.joint"
+        )
 
 
 def check_rows(where, rows):

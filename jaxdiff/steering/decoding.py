@@ -10,7 +10,7 @@ import numpy as np
 from jaxdiff.core import check_positive, concrete, dataclass, match_dims, static_field
 from jaxdiff.sampling import Draw
 from jaxdiff.solvers.tableau import check_rows
-from jaxdiff.steering.particles import _reward, estimate
+from jaxdiff.steering.particles import _reward, check_solver, estimate
 
 
 class Candidates(NamedTuple):
@@ -42,7 +42,7 @@ class ValueDecoding:
     def plan(self, process, grid=None):
         """The solver's plan; it has to draw noise."""
         rows = self.solver.plan(process, grid)
-        check_rows("value_decoding", rows)
+        check_solver("value_decoding", self.solver, rows)
         if not rows.noisy:
             raise ValueError("value_decoding: expected a solver that draws noise, so that proposals differ")
         return rows
@@ -58,7 +58,7 @@ class ValueDecoding:
         every = jax.vmap(draw.own)(jnp.arange(self.proposals))
 
         def judge(x, keys):  # of a whole batch, as conditions and rewards may be one per example
-            seen, clean = estimate(denoise, x, row, keys)
+            seen, clean = estimate(self.solver, denoise, x, row, keys)
             return _reward(self.reward, seen), clean
 
         r, clean = jax.vmap(judge)(state.inner.x, every)

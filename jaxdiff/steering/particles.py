@@ -22,7 +22,7 @@ from jaxdiff.core import (
     safe_divide,
     static_field,
 )
-from jaxdiff.core.categorical import categorical
+from jaxdiff.core.categorical import categorical, dense
 from jaxdiff.solvers.tableau import check_rows
 
 POTENTIALS = ("difference", "max", "sum")
@@ -92,15 +92,18 @@ class Steered:
         if self.guided:
             check_noise("twisted", process)
         rows = self.solver.plan(process, grid)
-        check_rows(self.name, rows)
+        check_solver(self.name, self.solver, rows)
         if not rows.noisy:
             raise ValueError(
                 f"{self.name}: expected a solver that draws noise, so that copies part again; use "
                 "ancestral(), dpmpp_multistep(tau=1.0) or euler_maruyama()"
             )
-        last = concrete(rows.to)
-        if last is not None and last[-1] != 0:
-            raise ValueError(f"{self.name}: expected a grid that ends at exact data, t = 0, got {last[-1]:g}")
+        for part in (getattr(rows, "parts", None) or {"": rows}).values():  # of a product process, each
+            last = concrete(part.to)
+            if last is not None and last[-1] != 0:
+                raise ValueError(
+                    f"{self.name}: expected a grid that ends at exact data, t = 0, got {last[-1]:g}"
+                )
         if self.guided and getattr(rows, "based", True):
             raise ValueError("twisted: expected a solver of one evaluation a step, without a corrector")
         return Rows(rows, _gains(process, rows.t) if self.guided else jnp.zeros(rows.nfe))
@@ -126,7 +129,7 @@ class Steered:
         x = state.inner.x
 
         def value(x):
-            seen, clean = estimate(denoise, x, row.rows, draw.own())
+            seen, clean = estimate(self.solver, denoise, x, row.rows, draw.own())
             return _reward(self.reward, seen), clean.astype(x.dtype) if self.guided else clean
 
         if self.guided:
@@ -240,7 +243,17 @@ def _steered(where, solver, reward, count, scale, potential, threshold, guide, e
     return Steered(solver, scale, guide, threshold, reward, int(count), potential, int(every), guided)
 
 
-def estimate(denoise, x, row, keys):
+def check_solver(where, solver, rows):
+    """Refuses solvers that do not ask the network once a row, at its time, for what they draw from."""
+    check_rows(where, rows)
+    if alone := getattr(solver, "alone", None):
+        raise ValueError(
+            f"{where}: expected a solver that draws from the network's logits at the time of each row, got "
+            f"{type(solver).__name__}, which {alone}"
+        )
+
+
+def estimate(solver, denoise, x, row, keys):
     """What a reward is asked of, and what the solver is given in place of the network.
 
     Both are the clean estimate; of tokens, a draw of it and its logits. The last step makes that draw: with
@@ -251,8 +264,8 @@ def estimate(denoise, x, row, keys):
     clean, process = denoise(x, t), getattr(row, "process", None)
     if process is None:
         return clean, clean
-    logits = process.check_logits(clean, x, "steering")
-    x0 = process.consistent(categorical(fold_in(keys, 2**20 + 1), logits), x)
+    logits = dense(process.check_logits(clean, x, "steering"))
+    x0 = solver.clean(process, categorical(fold_in(keys, 2**20 + 1), logits), x)
     drawn = jax.lax.broadcasted_iota(x0.dtype, logits.shape, logits.ndim - 1) == x0[..., None]
     return x0, jnp.where((row.to > 0) | drawn, logits, -jnp.inf)
 

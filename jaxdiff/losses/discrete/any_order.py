@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxdiff.core import batch_keys, fold_in
 from jaxdiff.core.categorical import fine_uniform, token_log_prob
-from jaxdiff.losses.discrete.bounds import of_clean, over_tokens
+from jaxdiff.losses.discrete.bounds import clean_tokens, of_clean, over_tokens
 
 
 def any_order(net, key, x0, *, process, strata=None):
@@ -27,7 +27,7 @@ def any_order(net, key, x0, *, process, strata=None):
     Returns:
       `(batch,)` nats.
     """
-    x0 = process.check_clean(x0, "any_order")
+    x0 = clean_tokens("any_order", process, x0)
     rank, n = _order("any_order", key, x0, process, strata)
     masked = rank < n
     logits = net(jnp.where(masked, process.mask, x0), None)
@@ -63,12 +63,12 @@ def marginalization(marginal, conditional, key, x0, *, process):
     Returns:
       `(batch,)` squared errors, nats^2.
     """
-    x0 = process.check_clean(x0, "marginalization")
+    x0 = clean_tokens("marginalization", process, x0)
     rank, n = _order("marginalization", key, x0, process, None)
     before, after = (jnp.where(rank < n - i, process.mask, x0) for i in (0, 1))
     logits = process.check_logits(conditional(before, None), x0, "marginalization")
     step = over_tokens(jnp.where(rank == n - 1, token_log_prob(logits, x0), 0.0))
-    return jnp.square(marginal(before) + step - marginal(after))
+    return of_clean(x0, process, jnp.square(marginal(before) + step - marginal(after)))
 
 
 def energy_matching(log_prob, x, log_target):

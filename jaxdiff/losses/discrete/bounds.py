@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import times as times_
-from jaxdiff.core import batch_keys, check_count, fold_in
+from jaxdiff.core import batch_keys, check_count, check_made, fold_in
 from jaxdiff.core.categorical import token_log_prob
+from jaxdiff.processes.discrete import check_discrete
 
 
 def elbo(net, key, x0, *, process, times=None, strata=None):
@@ -29,7 +30,7 @@ def elbo(net, key, x0, *, process, times=None, strata=None):
     Raises:
       ValueError: for tokens that are not clean, or a network that returns another shape.
     """
-    x0 = process.check_clean(x0, "elbo")
+    x0 = clean_tokens("elbo", process, x0)
     keys, t = draw_times("elbo", key, x0, process, times, strata)
     x_t, logits = predict("elbo", net, keys, x0, t, process)
     return of_clean(x0, process, over_tokens(process.rate_divergence(logits, x0, x_t, t)))
@@ -61,7 +62,7 @@ def hybrid(net, key, x0, *, process, steps, auxiliary=5e-4, times=None, strata=N
     check_count("hybrid", steps=steps)
     if isinstance(auxiliary, (int, float)) and auxiliary < 0:
         raise ValueError(f"hybrid: expected auxiliary to be at least 0, got {auxiliary}")
-    x0 = process.check_clean(x0, "hybrid")
+    x0 = clean_tokens("hybrid", process, x0)
     keys, t = draw_times("hybrid", key, x0, process, times, strata)
     i = jnp.clip(jnp.ceil(t * steps), 1, steps)
     t, s = i / steps, (i - 1) / steps
@@ -81,7 +82,7 @@ def score_entropy(net, key, x0, *, process, times=None, strata=None):
       net: `net(tokens, c_noise) -> log p_t(.. y ..) / p_t(x_t)` for every noisy y, `(batch, ..., states)`;
         what it says of y = x_t is not looked at.
     """
-    x0 = process.check_clean(x0, "score_entropy")
+    x0 = clean_tokens("score_entropy", process, x0)
     keys, t = draw_times("score_entropy", key, x0, process, times, strata)
     x_t = process.perturb(x0, process.noise(fold_in(keys, 1), x0), t)
     log_ratios = net(x_t, process.c_noise(t))
@@ -93,10 +94,17 @@ def score_entropy(net, key, x0, *, process, times=None, strata=None):
     return of_clean(x0, process, over_tokens(process.entropy_of_ratios(log_ratios, x0, x_t, t)))
 
 
+def clean_tokens(where, process, x0):
+    """`x0`, refused unless it is clean tokens of a discrete process."""
+    check_discrete(where, process)
+    return process.check_clean(x0, where)
+
+
 def draw_times(where, key, x0, process, times, strata):
     """`(batch,)` keys and times for clean tokens."""
-    keys = batch_keys(key, np.shape(x0)[0], where)
-    return keys, (times or times_.stratified()).draw(fold_in(keys, 0), process, strata)
+    keys, times = batch_keys(key, np.shape(x0)[0], where), times or times_.stratified()
+    check_made(where, "times", times, "draw", "jd.times.uniform()")
+    return keys, times.draw(fold_in(keys, 0), process, strata)
 
 
 def predict(where, net, keys, x0, t, process):

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxdiff.core import check_choice, fold_in
 from jaxdiff.core.categorical import token_log_prob
-from jaxdiff.losses.discrete.bounds import draw_times, of_clean, over_tokens
+from jaxdiff.losses.discrete.bounds import clean_tokens, draw_times, of_clean, over_tokens
 
 KINDS = ("step", "sample")
 
@@ -51,7 +51,7 @@ def contrastive(
         raise ValueError(
             f"contrastive: expected negatives {(shape[0], 'm', *shape[1:])}, got {np.shape(negatives)}"
         )
-    x0, negatives = (process.check_clean(tokens, "contrastive") for tokens in (x0, negatives))
+    x0, negatives = (clean_tokens("contrastive", process, tokens) for tokens in (x0, negatives))
     keys, t = draw_times("contrastive", key, x0, process, times, strata)
     noise, others = process.noise(fold_in(keys, 1), x0), jnp.moveaxis(negatives, 1, 0)
 
@@ -74,4 +74,5 @@ def contrastive(
         mine, theirs = auxiliary(x0), jax.lax.map(auxiliary, others)
     gap = (mine[None] - theirs) / int(np.prod(shape[1:]))
     term = jax.nn.softplus(jax.nn.logsumexp(gap, axis=0)) if bounded else jnp.mean(gap, axis=0)
-    return of_clean(x0, process, bound + weight * term)
+    every = jnp.concatenate([x0[:, None], negatives], axis=1)
+    return of_clean(every, process, bound + weight * term)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxdiff.core import fold_in
 from jaxdiff.core.categorical import categorical, token_log_prob
-from jaxdiff.losses.discrete.bounds import draw_times, of_clean, over_tokens, predict
+from jaxdiff.losses.discrete.bounds import clean_tokens, draw_times, of_clean, over_tokens, predict
 
 
 def autoregressive_energy(log_prob, process):
@@ -50,7 +50,7 @@ def residual_nce(energy, net, key, x0, *, process, times=None, strata=None):
     Returns:
       `(batch,)` nats.
     """
-    x0 = process.check_clean(x0, "residual_nce")
+    x0 = clean_tokens("residual_nce", process, x0)
     keys, t = draw_times("residual_nce", key, x0, process, times, strata)
     x_t, logits = jax.lax.stop_gradient(predict("residual_nce", net, keys, x0, t, process))
     drawn = process.consistent(categorical(fold_in(keys, 2), logits), x_t)

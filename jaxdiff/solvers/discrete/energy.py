@@ -18,6 +18,8 @@ class Importance(Walk):
     candidates: int = static_field()
     window: float
 
+    alone = "chooses among draws by their energies"
+
     def plan(self, process, grid):
         """The `DiscretePlan`."""
         return lay_out("importance", process, grid)
@@ -35,7 +37,8 @@ class Importance(Walk):
         def weighed(_):
             x0, log_weight = jax.lax.map(candidate, jnp.arange(self.candidates))
             which = categorical(pick, jnp.moveaxis(log_weight, 0, -1))
-            return jnp.take_along_axis(x0, which.reshape(1, -1, *(1,) * (x.ndim - 1)), axis=0)[0]
+            which = which.reshape(1, -1, *(1,) * (x.ndim - 1))
+            return jnp.where(which < 0, which, jnp.take_along_axis(x0, which, axis=0))[0]
 
         x0 = jax.lax.cond(row.t >= self.window, weighed, lambda _: candidate(0)[0], None)
         x = process.reverse(process.noise(noise, x), x, x0, row.t, row.to)

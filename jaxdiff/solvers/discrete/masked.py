@@ -34,6 +34,8 @@ class FirstHitting(Walk):
     length: int = static_field()
     per_event: int = static_field()
 
+    alone = "asks at times of its own"
+
     def plan(self, process, grid=None):
         """One row per event; there is no grid."""
         check_process("first_hitting", process, masked=True)

@@ -4,20 +4,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.core import check_count, concrete, dataclass
+from jaxdiff.solvers.discrete.steps import Walk
 
 
 def prompt(process, tokens, length, batch=1):
     """A start `(batch, length)` that begins with known tokens and is masked after them, for `x=`.
 
     Args:
-      process: a process with a mask token.
+      process: the absorbing process: others do not keep the tokens of a start; see `clamped`.
       tokens: `(n,)` or `(batch, n)` clean tokens, or masked ones where they are open.
       length: tokens of a sample, at least n.
 
     Raises:
       ValueError: for a prompt longer than the sequence, or tokens that are none.
     """
-    _need_mask("prompt", process)
+    _need_absorbing("prompt", process)
     tokens = np.atleast_2d(np.asarray(tokens))
     if tokens.shape[1] > length:
         raise ValueError(
@@ -40,31 +41,35 @@ class Clamped:
     tokens: object
     known: object
 
+    alone = property(lambda self: self.solver.alone)
+
     def plan(self, process, grid=None):
         """The solver's plan."""
         return self.solver.plan(process, grid)
 
     def init(self, x, rows):
-        """The solver's, with the known tokens where noise does not show anyway."""
+        """The solver's, at a start with the known tokens if noise is masks."""
         rows.process.check_clean(self.tokens, "clamped")
         if np.shape(self.tokens)[1:] != x.shape[1:] or np.shape(self.tokens)[0] not in (1, len(x)):
             raise ValueError(
                 f"clamped: expected tokens of the samples' shape {x.shape}, got {np.shape(self.tokens)}"
             )
-        state = self.solver.init(x, rows)
-        return state if rows.process.mask is None else self._hold(state, jnp.asarray(self.tokens))
+        return self.solver.init(self._hold(x, self.tokens) if _absorbs(rows.process) else x, rows)
 
     def step(self, denoise, state, row, draw):
         """The solver's step, then the known tokens as noisy as the others; clean if noise is masks."""
         state, process = self.solver.step(denoise, state, row, draw), row.process
         tokens = jnp.broadcast_to(jnp.asarray(self.tokens), state.x.shape)
-        if getattr(process, "mask_share", 0) < 1:
-            tokens = process.perturb(tokens, process.noise(draw.own(2**20), tokens), row.to)
-        return self._hold(state, tokens)
+        if not _absorbs(process):
+            tokens = process.perturb(tokens, process.noise(draw.own(2**20 + 2), tokens), row.to)
+        return state._replace(x=self._hold(state.x, tokens))
 
-    def _hold(self, state, tokens):
-        tokens, known = (jnp.broadcast_to(jnp.asarray(v), state.x.shape) for v in (tokens, self.known))
-        return state._replace(x=jnp.where(known, tokens, state.x).astype(state.x.dtype))
+    def clean(self, process, x0, x):
+        """The solver's, with the known tokens."""
+        return self._hold(self.solver.clean(process, x0, x), self.tokens)
+
+    def _hold(self, x, tokens):
+        return jnp.where(jnp.asarray(self.known), jnp.asarray(tokens), x).astype(x.dtype)
 
 
 def clamped(solver, tokens, known):
@@ -83,6 +88,11 @@ def clamped(solver, tokens, known):
         raise ValueError(
             f"clamped: expected tokens and known of one shape (batch, length), got {np.shape(tokens)} and "
             f"{np.shape(known)}"
+        )
+    if not isinstance(solver, (Walk, Clamped)):
+        raise ValueError(
+            f"clamped: expected a solver of jd.solvers.discrete, got {type(solver).__name__}; particles and "
+            "others that take a solver take clamped(solver)"
         )
     return Clamped(solver, tokens, known)
 
@@ -113,7 +123,7 @@ def scaffold(process, pieces, null):
     """Schema scaffolding: structure is clamped, only values are sampled, in fewer steps.
 
     Args:
-      process: a process with a mask token.
+      process: the absorbing process.
       pieces: fixed token sequences and slots in order; an integer n is a slot of n tokens, of which a value
         may use fewer and leave the rest to `null`.
       null: the slack token, a clean token that the network knows as nothing.
@@ -123,7 +133,7 @@ def scaffold(process, pieces, null):
       token that is not masked (all but `remasking(spread="even")`; wrap that in `clamped`), then
       `scaffold.strip(samples)`. Xiong et al. (2025), arXiv:2507.04504.
     """
-    _need_mask("scaffold", process)
+    _need_absorbing("scaffold", process)
     parts = []
     for piece in pieces:
         if isinstance(piece, (int, np.integer)):
@@ -135,6 +145,13 @@ def scaffold(process, pieces, null):
     return Scaffold(np.concatenate(parts), int(null))
 
 
-def _need_mask(where, process):
-    if getattr(process, "mask", None) is None:
-        raise ValueError(f"{where}: expected a process with a mask token, got {type(process).__name__}")
+def _absorbs(process):
+    return getattr(process, "mask_share", 0) == 1
+
+
+def _need_absorbing(where, process):
+    if not _absorbs(process):
+        raise ValueError(
+            f"{where}: expected the absorbing process, which keeps the tokens of a start, got "
+            f"{type(process).__name__}; use clamped"
+        )

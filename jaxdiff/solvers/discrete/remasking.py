@@ -90,7 +90,7 @@ class Remasking(Walk):
 
     def _sigma(self, state, row, level_t, level_s):
         """The probability of being masked again; at a mask, what decides how soon it is unmasked."""
-        most = jnp.minimum(1.0, safe_divide(level_s, 1 - level_t, 1.0))
+        most = jnp.minimum(1.0, safe_divide(level_s, 1 - level_t, jnp.sign(level_s)))
         sigma = self.eta * most if self.limit == "rescale" else jnp.minimum(self.eta, most)
         on = row.t == row.to if self.loop else row.t <= self.start
         sigma = jnp.where(on, sigma, 0.0)

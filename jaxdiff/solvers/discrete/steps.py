@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxdiff import grids
 from jaxdiff.core import dataclass, safe_divide, static_field
-from jaxdiff.core.categorical import categorical
-from jaxdiff.processes.discrete import DiscreteProcess
+from jaxdiff.core.categorical import categorical, dense
+from jaxdiff.processes.discrete import DiscreteProcess, check_discrete
 
 
 @dataclass
@@ -60,8 +60,7 @@ def lay_out(where, process, grid, masked=False):
 
 def check_process(where, process, masked):
     """Raises ValueError for a process that is not discrete, or not absorbing where it has to be."""
-    if not isinstance(process, DiscreteProcess):
-        raise ValueError(f"{where}: expected a discrete process, got {type(process).__name__}")
+    check_discrete(where, process)
     if masked and getattr(process, "mask_share", 0) != 1:
         raise ValueError(f"{where}: expected the absorbing process, in which every altered token is masked")
 
@@ -72,7 +71,13 @@ def per_row(process, steps):
 
 
 class Walk:
-    """What discrete solvers share: tokens for a state, and checked logits."""
+    """What discrete solvers share: tokens for a state, and checked logits.
+
+    Attributes:
+      alone: None, or why a solver's clean tokens cannot be drawn, and judged, in its place.
+    """
+
+    alone = None
 
     def init(self, x, rows):
         """The start, without evaluations."""
@@ -81,7 +86,11 @@ class Walk:
 
     def logits(self, denoise, x, t, process):
         """`denoise(x, t)`, refused unless it has one logit per clean token."""
-        return process.check_logits(denoise(x, t), x, type(self).__name__)
+        return dense(process.check_logits(denoise(x, t), x, type(self).__name__))
+
+    def clean(self, process, x0, x):
+        """What a draw `x0` of the clean tokens amounts to at `x`."""
+        return process.consistent(x0, x)
 
 
 @dataclass
