@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logit, ndtri
 from jax.scipy.stats import norm
 
-from jaxdiff.core import check_positive, dataclass, host, namespace, static_field
+from jaxdiff.core import check_positive, dataclass, host, namespace, static_field, typed
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Times:
 
     def draw(self, keys, process, strata=None):
         """`(batch,)` times for `(batch,)` keys; `strata` is `(index in the global batch, its size)`."""
-        u = jax.vmap(lambda key: jax.random.uniform(key, ()))(keys)
+        u = jax.vmap(lambda key: jax.random.uniform(key, ()))(typed(keys, "times"))
         if self.stratified:
             index, count = (jnp.arange(len(u)), len(u)) if strata is None else strata
             u = (index + u) / count

@@ -3,16 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxdiff as jd
 from jaxdiff import editing as E
-from jaxdiff import grids, guidance, inverse, likelihood
+from jaxdiff import grids, guidance, inverse, likelihood, models
 from jaxdiff import processes as P
 from jaxdiff import solvers as S
 from jaxdiff import steering as ST
 from jaxdiff import testing as T
 from jaxdiff.diagnostics import hallucination
+from jaxdiff.training.state import init_state
+from jaxdiff.training.update import make_update
 
 VP, MEAN_REVERTING = P.VP(), P.MeanReverting()
 SYMMETRIC, HEAVY = P.Symmetric(VP), P.HeavyTailed(VP, 3.0)
@@ -55,6 +58,27 @@ REFUSED = {
     "a target under a process that repeats entries": (
         lambda: T.gaussian(np.zeros((3, 3)), 1.0).denoiser(SYMMETRIC),
         "denoiser: expected a process with noise that repeats no entries, got Symmetric",
+    ),
+    "a likelihood of no noise": (
+        lambda: inverse.dps(half, VP, MASK, X, np.float32(0)), "dps: expected noise_level above 0, or scale="
+    ),
+    "a likelihood of no noise in one value": (
+        lambda: inverse.dps(half, VP, MASK, X, jnp.array([0.1, 0, 0.1])), "dps: expected noise_level above 0"
+    ),
+    "a likelihood of no noise, of a model": (
+        lambda: inverse.dps(half, VP, MASK, X, inverse.noise.gaussian(0.0)), "dps: expected noise_level above"
+    ),
+    "a division by no noise": (
+        lambda: inverse.red_diff(MASK, X, inverse.noise.gaussian(0.0)), "red_diff: .*above 0, got 0.0"
+    ),
+    "a blur of no width": (lambda: inverse.gaussian_blur(0.0), "gaussian_blur: expected width to be"),
+    "a row without noise": (
+        lambda: E.encode(KEYS, half, VP, S.dpmpp_multistep(1, tau=np.array([1.0, 0, 1])), GRID[:-1], X),
+        r"encode: expected .* with noise in every step.* got dpmpp_multistep\(1\)",
+    ),
+    "more directions than there are": (
+        lambda: E.jacobian_directions(lambda x: x[:2], jnp.zeros(3), 4, jax.random.key(0)),
+        "count of at most 3, at's size, got 4",
     ),
     "heavy tails around symmetric noise": (lambda: P.HeavyTailed(SYMMETRIC, 5.0), "wrap the other way round"),
     "heavy tails twice": (lambda: P.HeavyTailed(P.PoissonFlow(3.0), 50.0), "normal noise, got PoissonFlow"),
@@ -241,6 +265,64 @@ def test_a_sample_depends_on_its_own_key_whatever_the_generator(kind):
     assert loss.shape == (3,) and np.isfinite(loss).all()
 
 
+def test_what_is_drawn_for_an_example_depends_on_its_own_key_whatever_the_generator():
+    keys, others = (jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), 3) for seed in (0, 5))
+    images, verify, start = jnp.arange(192.0).reshape(3, 8, 8, 1) % 17, first, jnp.zeros((3, 2))
+    given = {"shape": (2,), "ode": S.ddim(), "sde": S.ddim(), "distance": lambda x, y: x}
+
+    @jax.jit
+    def drawn(keys):
+        kinds = jd.data.Affine(), jd.data.EDMAugment(), jd.data.Crop(), jd.data.Elastic()
+        return [
+            *(augment(keys, images)[1] for augment in kinds),
+            ST.best_of_n(keys, lambda x: x, verify, (2,), 3).x,
+            ST.zero_order(keys, lambda x: x, verify, start, 2, 2).x,
+            ST.path_search(keys, lambda x, t: x, verify, VP, (2,), times=[0.5], starts=2, branches=2).x,
+            guidance.plug_and_play(keys, half, start, 0.5, first, steps=2),
+            jd.diagnostics.ode_sde_gap(keys, half, VP, GRID, **given),
+            jd.times.uniform().draw(keys, VP)[:, None],
+            VP.noise(keys, start),
+            models.layers.dropout(jnp.ones((3, 64)), 0.5, keys),
+        ]
+
+    one, other = drawn(keys), drawn(jnp.concatenate([others[:1], keys[1:]]))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a[1:], b[1:])
+        assert not np.array_equal(a[0], b[0])
+
+
+@pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
+def test_a_step_does_not_depend_on_the_cut_of_its_batch_whatever_the_generator(kind):
+    def loss(params, batch, keys, strata, step):
+        drop = jax.vmap(jax.random.bernoulli)(keys)
+        return params["w"] * jnp.where(drop, batch["x"], 0.0)
+
+    state = init_state({"w": jnp.ones(())}, optax.sgd(0.1), ())
+    updates = [make_update(loss, optax.sgd(0.1), (), parts) for parts in (1, 4)]
+    run = jax.jit(lambda key: [update(state, {"x": jnp.arange(8.0)}, key)[1]["loss"] for update in updates])
+    for seed in range(3):
+        np.testing.assert_allclose(*run(jax.random.key(seed, impl=kind)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("search", [
+    lambda key: ST.best_of_n(key, None, first, (2,), 4),
+    lambda key: ST.path_search(key, None, first, VP, (2,), times=[0.5]),
+    lambda key: jd.diagnostics.ode_sde_gap(
+        key, half, VP, GRID, shape=(2,), ode=S.ddim(), sde=S.ddim(), distance=None
+    ),
+    lambda key: S.gaussian_start(key, VP, None),
+])  # fmt: skip
+def test_one_key_is_refused_where_keys_say_how_many_samples(search):
+    with pytest.raises(ValueError, match=r": expected \(batch,\) keys, one per sample.* got shape \(\)"):
+        search(jax.random.key(0))
+
+
+def test_searches_keep_the_dtype_of_their_start():
+    start = jnp.zeros((4, 3), jnp.bfloat16)
+    found = jax.eval_shape(lambda keys: ST.zero_order(keys, lambda x: x, first, start, 2, 2), KEYS)
+    assert found.x.dtype == found.start.dtype == jnp.bfloat16
+
+
 def test_particles_on_a_product_ask_each_part_at_its_own_time():
     """A reward of nothing leaves the law as it is."""
     edm = P.EDM()
@@ -379,6 +461,68 @@ def test_densities_within_shard_map_as_jax_has_it():
     fn = lambda x: likelihood.log_prob(None, half, VP, x, solver=S.ddim(), grid=GRID)  # noqa: E731
     spread = jax.jit(jax.shard_map(fn, mesh=mesh, in_specs=spec, out_specs=spec))(X)
     np.testing.assert_allclose(spread, jax.jit(fn)(X), rtol=1e-5)
+
+
+def test_dropout_within_shard_map_as_jax_has_it():
+    drop = lambda keys: models.layers.dropout(jnp.ones((len(keys), 3)), 0.5, keys)  # noqa: E731
+    for count in (1, 2):
+        mesh, spec = jax.sharding.Mesh(np.array(jax.devices()[:count]), ("d",)), jax.P("d")
+        spread = jax.jit(jax.shard_map(drop, mesh=mesh, in_specs=spec, out_specs=spec))(KEYS)
+        np.testing.assert_array_equal(spread, jax.jit(drop)(KEYS))
+
+
+def test_the_measurement_may_be_integers_and_the_numbers_of_an_operator_stay_as_they_are():
+    rng = np.random.default_rng(0)
+    images, kept = rng.integers(0, 255, (2, 4, 4, 1)), rng.integers(0, 2, (4, 4))
+    made = [
+        inverse.gaussian_blur(1.0, 3), inverse.downsample(2), inverse.fourier(kept), inverse.mask(kept),
+        inverse.radon(4, [0.0, 0.5]), inverse.dense(0.3 * rng.normal(size=(5, 16)), (4, 4, 1)),
+        inverse.dense(0.3 * rng.normal(size=(5, 16)), (4, 4, 1), decompose=False),
+    ]  # fmt: skip
+
+    def all_of(operator, x):
+        y = operator.forward(x)
+        e = y.astype(x.dtype)
+        return y, operator.adjoint(e), operator.pinv(e), operator.singular(x)
+
+    work = jax.jit(lambda x: [all_of(operator, x) for operator in made])
+    for dtype in (jnp.int32, jnp.bfloat16):
+        found = work(images.astype(dtype))
+        for y, back, inverted, values in found:
+            assert y.dtype == back.dtype == inverted.dtype == jnp.float32
+            assert values is None or values.dtype == jnp.float32
+    y, back, inverted, _ = work(images.astype(jnp.int32))[-1]
+    matrix, flat = np.asarray(made[-1].matrix), images.reshape(2, 16)
+    np.testing.assert_allclose(y, flat @ matrix.T, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(back.reshape(2, 16), np.trunc(y) @ matrix, rtol=1e-4, atol=1e-3)
+    solved = np.trunc(y) @ np.linalg.pinv(matrix).T
+    np.testing.assert_allclose(inverted.reshape(2, 16), solved, rtol=1e-3, atol=1e-1)
+
+
+def test_walks_take_integer_measurements_for_the_numbers_they_are():
+    operator, y = inverse.dense(np.float32([[1.2, 0.3, 0.0], [0.1, 0.8, -0.4]])), np.array([[1, -3]] * 4)
+
+    @jax.jit
+    def both(keys):
+        walks = [
+            lambda y: inverse.ddrm(operator, y, 0.1), lambda y: inverse.red_diff(operator, y, 0.1),
+            lambda y: inverse.volume(S.ddim(), operator, y), lambda y: inverse.flow_chef(operator, y),
+        ]  # fmt: skip
+        made = [jd.sample(keys, half, VP, make(v), GRID, x=X) for make in walks for v in (y, np.float32(y))]
+        for name in ("mmps", "tmpd", "pigdm", "jacobian_free", "diffpir"):
+            made += [inverse.posterior(half, VP, operator, v, name, 0.1)(X, 0.5) for v in (y, np.float32(y))]
+        return made
+
+    out = both(KEYS)
+    for whole, real in zip(out[::2], out[1::2], strict=True):
+        np.testing.assert_allclose(whole, real, rtol=1e-5, atol=1e-6)
+
+
+def test_at_exact_data_the_clean_estimate_is_kept():
+    for method in (inverse.jacobian_free, inverse.diffpir):
+        for level, expected in ((0.1, X), (0.0, jnp.where(MASK.kept[None] == 1, 5.0, X))):
+            found = method(lambda x, t: x, VP, MASK, 5 * MASK.forward(X), level)(X, 0.0)
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 BAD = np.where(np.arange(24).reshape(12, 2) == 5, np.nan, 1.0 * np.arange(24).reshape(12, 2))

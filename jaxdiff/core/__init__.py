@@ -24,7 +24,7 @@ from jaxdiff.core.checks import (
     check_share,
     unknown_name,
 )
-from jaxdiff.core.keys import batch_keys, fold_in, normal_like
+from jaxdiff.core.keys import batch_keys, fold_in, normal_like, typed
 from jaxdiff.core.layout import batch_over, constrain_batch
 from jaxdiff.core.tangents import quadratic_forms, random_tangents, unit_tangents
 from jaxdiff.core.threefry import random_bits
@@ -60,6 +60,7 @@ __all__ = [
     "safe_divide",
     "safe_sqrt",
     "static_field",
+    "typed",
     "unit_tangents",
     "unknown_name",
 ]

@@ -15,7 +15,7 @@ def batch_keys(key, batch, where="batch_keys"):
     Args:
       key: one key, of which example `i` gets `fold_in(key, i)`, or `(batch,)` keys, returned as
         they are. Raw `uint32` keys of `jax.random.PRNGKey` are accepted; see `typed` for "rbg".
-      batch: number of examples.
+      batch: number of examples; None for as many as there are keys.
       where: the caller's name, for the message.
 
     Returns:
@@ -25,9 +25,14 @@ def batch_keys(key, batch, where="batch_keys"):
       ValueError: if `key` holds neither one key nor `batch` keys.
     """
     key = typed(key, where)
+    if batch is None and key.ndim != 1:
+        raise ValueError(
+            f"{where}: expected (batch,) keys, one per sample, as of jax.random.split(key, n); got shape "
+            f"{key.shape}"
+        )
     if key.shape == ():
         return fold_in(key, jnp.arange(batch))
-    if key.shape != (batch,):
+    if batch is not None and key.shape != (batch,):
         raise ValueError(f"{where}: expected one key or ({batch},) keys, got shape {key.shape}")
     return key
 
@@ -49,7 +54,8 @@ def typed(key, where):
 
 
 def fold_in(keys, data):
-    """`jax.random.fold_in` over an array of keys, an array of numbers, or both together."""
+    """`jax.random.fold_in` over an array of keys, an array of numbers, or both together; `typed` keys."""
+    keys = typed(keys, "fold_in")
     if keys.ndim == 0 and jnp.ndim(data) == 0:
         return jax.random.fold_in(keys, data)
     axes = (0 if keys.ndim else None, 0 if jnp.ndim(data) else None)
@@ -58,7 +64,7 @@ def fold_in(keys, data):
 
 def normal_like(keys, x):
     """Standard normal noise in the structure of `x`; leaf arrays are `(batch, ...)`, keys `(batch,)`."""
-    leaves, structure = jax.tree.flatten(x)
+    keys, (leaves, structure) = typed(keys, "normal_like"), jax.tree.flatten(x)
     own = [keys] if len(leaves) == 1 else [fold_in(keys, i) for i in range(len(leaves))]
     return jax.tree.unflatten(structure, [_normal(k, leaf) for k, leaf in zip(own, leaves, strict=True)])
 

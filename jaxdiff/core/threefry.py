@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.core.keys import typed
+
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
 
@@ -45,6 +47,7 @@ def random_bits(keys, shape):
     Returns:
       `(batch, *shape)` uint16.
     """
+    keys = typed(keys, "random_bits")
 
     def by_jax(shape):
         return jax.vmap(lambda key: jax.random.bits(key, shape, jnp.uint16))(keys)
@@ -63,5 +66,5 @@ def random_bits(keys, shape):
             bits, (first ^ second).astype(jnp.uint16), index * half, axis=1
         )
 
-    empty = jnp.zeros((len(keys), 2 * half), jnp.uint16)
-    return jax.lax.fori_loop(np.uint32(0), np.uint32(2), draw, empty)[:, :size].reshape(len(keys), *shape)
+    blank = jnp.broadcast_to(data[:, :1].astype(jnp.uint16), (len(keys), 2 * half))  # over the keys' devices
+    return jax.lax.fori_loop(np.uint32(0), np.uint32(2), draw, blank)[:, :size].reshape(len(keys), *shape)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import check_share, dataclass, static_field
+from jaxdiff.core import check_share, dataclass, static_field, typed
 
 VECTOR_SIZE = 6
 
@@ -58,7 +58,7 @@ class Affine:
                 f"Affine: expected x of shape (batch, height, width, channels) and one key each, "
                 f"got {x.shape} and {keys.shape}; augmentation is for images"
             )
-        vector = jax.vmap(self._draw)(keys)
+        vector = jax.vmap(self._draw)(typed(keys, "Affine"))
         return jax.vmap(self._apply)(x, vector), vector
 
     def _draw(self, key):

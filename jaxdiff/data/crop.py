@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import check_count, check_share, dataclass, static_field
+from jaxdiff.core import check_count, check_share, dataclass, static_field, typed
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Crop:
                 f"Crop: expected x of shape (batch, height, width, channels) and one key each, got {x.shape} "
                 f"and {keys.shape}; augmentation is for images"
             )
-        mirrored, shift = jax.vmap(self._draw)(keys)
+        mirrored, shift = jax.vmap(self._draw)(typed(keys, "Crop"))
         vector = jnp.concatenate([mirrored[:, None], shift / max(self.pad, 1)], -1).astype(jnp.float32)
         return jax.vmap(self._apply)(x, mirrored, shift), vector
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import check_share, dataclass, static_field
+from jaxdiff.core import check_share, dataclass, static_field, typed
 from jaxdiff.data.augment import warp
 
 
@@ -63,7 +63,7 @@ class EDMAugment:
                 f"EDMAugment: expected x of shape (batch, height, width, channels) and one key each, got "
                 f"{x.shape} and {keys.shape}; augmentation is for images"
             )
-        draws = jax.vmap(self._draw)(keys)
+        draws = jax.vmap(self._draw)(typed(keys, "EDMAugment"))
         return jax.vmap(self._apply)(x, draws), jax.vmap(_vector)(draws)
 
     def _draw(self, key):

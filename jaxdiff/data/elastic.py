@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_count, check_share, dataclass, static_field
+from jaxdiff.core import check_count, check_share, dataclass, static_field, typed
 from jaxdiff.data.augment import keys_kernel
 
 MODES = np.array([[0.0, 1.0, 0.7], [1.0, 0.7, 0.5], [0.7, 0.5, 0.3]])  # relative size of cosine modes
@@ -63,7 +63,7 @@ class Elastic:
                 f"Elastic: expected x of shape (batch, height, width, 1) and one key each, got {x.shape} "
                 f"and {keys.shape}"
             )
-        vector = jax.vmap(self._draw)(keys)
+        vector = jax.vmap(self._draw)(typed(keys, "Elastic"))
         low, high = self.limits or (0.0, 1.0)
         count = self.block**2
         levels = jnp.round((x[..., 0] - low) / (high - low) * count)

@@ -46,6 +46,7 @@ def ode_sde_gap(keys, denoise, process, grid, *, shape, ode, sde, distance):
       ode, sde: solvers of `jd.solvers`.
       distance: `(x, x) -> number`, such as `jd.metrics.sliced_wasserstein`.
     """
+    keys = batch_keys(keys, None, "ode_sde_gap")
     starts = jax.vmap(lambda key: process.prior(jax.random.fold_in(key, 0), tuple(shape)))(keys)
     ends = [sample(fold_in(keys, 1), denoise, process, solver, grid, x=starts) for solver in (ode, sde)]
     return distance(*ends)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import match_dims, safe_divide, safe_sqrt
+from jaxdiff.core import check_count, match_dims, safe_divide, safe_sqrt
 
 
 def principal_directions(features, count):
@@ -43,6 +43,9 @@ def jacobian_directions(fn, at, count, key, iterations=20):
     Returns:
       `(count, *at.shape)` orthonormal directions, largest first, and `(count,)` singular values.
     """
+    check_count("jacobian_directions", count=count)
+    if count > at.size:
+        raise ValueError(f"jacobian_directions: expected count of at most {at.size}, at's size, got {count}")
     _, push = jax.linearize(fn, at)
     _, pull = jax.vjp(fn, at)
 

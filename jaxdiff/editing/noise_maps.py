@@ -31,8 +31,8 @@ def encode(keys, denoise, process, solver, grid, x0, path="independent"):
       keys: one key or `(batch,)` keys, for the path.
       denoise: `(x, t) -> clean estimate`.
       process: forward process without a second endpoint.
-      solver: a stochastic solver of one evaluation a step that remembers nothing: `ancestral()`,
-        `dpmpp_multistep(1, tau=1.0)`, `euler_maruyama()`.
+      solver: a stochastic solver of one evaluation a step that remembers nothing, with noise in every
+        step: `ancestral()`, `dpmpp_multistep(1, tau=1.0)`, `euler_maruyama()`.
       grid: `(steps + 1,)` decreasing times above 0; `x0` is taken as the point at grid[-1]. Start it below
         t_max to keep more of the data.
       x0: `(batch, ...)` data.
@@ -46,11 +46,12 @@ def encode(keys, denoise, process, solver, grid, x0, path="independent"):
     check_choice("encode", "path", path, ("independent", "chain"))
     check_one_ended("encode", process)
     rows = tableau.linear_plan("encode", solver, process, grid)
-    end = concrete(rows.to)
-    if rows.based or rows.memory > 1 or not rows.noisy or (end is not None and end[-1] <= 0):
+    end, spread = concrete(rows.to), concrete(rows.next[:, -1])
+    quiet = not rows.noisy or (spread is not None and not spread.all())
+    if rows.based or rows.memory > 1 or quiet or (end is not None and end[-1] <= 0):
         raise ValueError(
-            "encode: expected a stochastic solver of one evaluation a step without memory, on a grid that "
-            f"ends above exact data; got {getattr(solver, 'name', 'a plan')}"
+            "encode: expected a stochastic solver of one evaluation a step without memory, with noise in "
+            f"every step, on a grid that ends above exact data; got {getattr(solver, 'name', 'a plan')}"
             + ("" if end is None else f" to t = {end[-1]:g}")
         )
     x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))

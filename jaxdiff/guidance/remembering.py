@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import dataclass, static_field
+from jaxdiff.core import dataclass, fold_in, static_field
 from jaxdiff.guidance.classifier_free import pair, strength_at
 from jaxdiff.guidance.directions import along, shortened
 from jaxdiff.solvers.tableau import check_rows
@@ -151,7 +151,7 @@ def plug_and_play(keys, denoise, x, t, log_prob, *, steps, prior=0.5, condition=
 
     def step(h, i):
         slope = jax.grad(lambda h: jnp.sum(log_prob(h)))(h)
-        draw = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), h.shape[1:], h.dtype))(keys)
+        draw = jax.vmap(lambda key: jax.random.normal(key, h.shape[1:], h.dtype))(fold_in(keys, i))
         h = h + prior * (denoise(h, t) - h) + condition * t**2 * slope + noise * draw
         return h, None
 

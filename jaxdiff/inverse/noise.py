@@ -83,5 +83,12 @@ def check_noiseless(where, noise_level):
         )
 
 
+def check_noisy(where, noise, instead=""):
+    """Raises ValueError for methods that divide by a measurement's noise, where it is known to be 0."""
+    known = concrete(getattr(noise, "sigma", 1.0))
+    if known is not None and np.any(known == 0):
+        raise ValueError(f"{where}: expected noise_level above 0{instead}, got {noise.sigma}")
+
+
 def _total(values):
     return jnp.sum(values.reshape(len(values), -1), axis=1)

@@ -17,7 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_count, concrete, dataclass, match_dims, safe_divide, static_field
+from jaxdiff.core import (
+    check_count,
+    check_positive,
+    concrete,
+    dataclass,
+    match_dims,
+    safe_divide,
+    static_field,
+)
 from jaxdiff.inverse.krylov import conjugate_gradient
 
 CUT = 1e-6  # squared singular values below this share of the largest count as 0
@@ -61,6 +69,7 @@ class Operator:
           shift: at least 0, a number, `(batch,)`, or a value for every entry of `e`.
           iterations: of conjugate gradients, where there is no basis.
         """
+        e = jnp.asarray(e, _dtype(e))
         raw = self.adjoint(e)
         s = self.singular(raw)
         if s is None or jnp.ndim(shift) > 1:
@@ -75,6 +84,11 @@ class Operator:
     def pinv(self, y):
         """The pseudo-inverse `A^+ y`."""
         return self.gain(y, 1.0, 0.0)
+
+
+def _dtype(x):
+    """In which an operator works on `x`: integers or half precision would not hold the operator's numbers."""
+    return jnp.result_type(x, jnp.float32)
 
 
 def _on(value, like):
@@ -108,7 +122,7 @@ class Mask(Operator):
         return self.kept[..., None] if self.kept.ndim == 2 and np.ndim(x) == 4 else self.kept
 
     def singular(self, x):
-        return jnp.broadcast_to(self._of(x), x.shape[1:]).astype(x.dtype)
+        return jnp.broadcast_to(self._of(x), x.shape[1:]).astype(_dtype(x))
 
 
 def mask(kept):
@@ -145,14 +159,14 @@ class Blur(Operator):
         return jnp.fft.ifft2(coefficients, axes=(1, 2), norm="ortho").real
 
     def _multiply(self, x, transfer):
-        return self.back(transfer[None, ..., None] * self.to(x)).astype(x.dtype)
+        return self.back(transfer[None, ..., None] * self.to(x))
 
     def _transfer(self, x):
         height, width = self.kernel.shape
         _check_images("blur", x)
         if height > x.shape[1] or width > x.shape[2]:
             raise ValueError(f"blur: expected images of at least {self.kernel.shape}, got {x.shape[1:]}")
-        padded = jnp.zeros(x.shape[1:3], x.dtype).at[:height, :width].set(self.kernel.astype(x.dtype))
+        padded = jnp.zeros(x.shape[1:3], _dtype(x)).at[:height, :width].set(self.kernel)
         return jnp.fft.fft2(jnp.roll(padded, (-(height // 2), -(width // 2)), (0, 1)))
 
 
@@ -167,6 +181,7 @@ def blur(kernel):
 def gaussian_blur(width, size=5):
     """`blur` with a Gaussian kernel of standard deviation `width` pixels on `size` by `size` pixels."""
     check_count("gaussian_blur", size=size)
+    check_positive("gaussian_blur", width=width)
     line = np.exp(-0.5 * ((np.arange(size) - size // 2) / width) ** 2)
     return blur(np.outer(line, line) / line.sum() ** 2)
 
@@ -178,16 +193,16 @@ class Downsample(Operator):
     factor: int = static_field()
 
     def forward(self, x):
-        return self._blocks(x).mean(-1)
+        return self._blocks(x).mean(-1, dtype=_dtype(x))
 
     def adjoint(self, y):
         size = self.factor**2
-        return self._images(jnp.broadcast_to(y[..., None] / size, (*y.shape, size)))
+        return self._images(jnp.broadcast_to(y.astype(_dtype(y))[..., None] / size, (*y.shape, size)))
 
     def singular(self, x):
         first = np.zeros(self.factor**2)
         first[0] = 1 / self.factor
-        return jnp.asarray(first, x.dtype)
+        return jnp.asarray(first, _dtype(x))
 
     def to(self, x):
         return self._blocks(x) @ self._basis(x)
@@ -200,7 +215,7 @@ class Downsample(Operator):
         size = self.factor**2
         columns = np.concatenate([np.ones((size, 1)), np.eye(size)[:, 1:]], axis=1)
         q = np.linalg.qr(columns)[0]
-        return jnp.asarray(q * np.sign(q[0, 0]), like.dtype)
+        return jnp.asarray(q * np.sign(q[0, 0]), _dtype(like))
 
     def _blocks(self, x):
         _check_images("downsample", x)
@@ -233,17 +248,17 @@ class Fourier(Operator):
     def forward(self, x):
         self._check(x)
         seen = self.kept[None, ..., None] * self.to(x)
-        return jnp.concatenate([seen.real, seen.imag], axis=-1).astype(x.dtype)
+        return jnp.concatenate([seen.real, seen.imag], axis=-1)
 
     def adjoint(self, y):
         self._check(y)
         real, imaginary = jnp.split(y, 2, axis=-1)
-        return self.back(self.kept[None, ..., None] * (real + 1j * imaginary)).astype(y.dtype)
+        return self.back(self.kept[None, ..., None] * (real + 1j * imaginary))
 
     def singular(self, x):
         # of a real image the coefficients at k and -k are one number, measured once, twice or never
         mirrored = jnp.roll(jnp.flip(self.kept, (0, 1)), (1, 1), (0, 1))
-        return jnp.sqrt((self.kept + mirrored) / 2)[..., None].astype(x.dtype)
+        return jnp.sqrt((self.kept + mirrored) / 2)[..., None].astype(_dtype(x))
 
     def to(self, x):
         return jnp.fft.fft2(x, axes=(1, 2), norm="ortho")
@@ -283,23 +298,23 @@ class Matrix(Operator):
     def forward(self, x):
         if x.shape[1:][-len(self.event) :] != self.event:
             raise ValueError(f"dense: expected examples that end in {self.event}, got {x.shape[1:]}")
-        return self._flat(x) @ self.matrix.T.astype(x.dtype)
+        return self._flat(x) @ self.matrix.T.astype(_dtype(x))
 
     def adjoint(self, y):
         if y.shape[-1] != self.matrix.shape[0]:
             raise ValueError(
                 f"dense: expected measurements of {self.matrix.shape[0]} values, got {y.shape[1:]}"
             )
-        return self._whole(y @ self.matrix.astype(y.dtype))
+        return self._whole(y @ self.matrix.astype(_dtype(y)))
 
     def singular(self, x):
-        return None if self.values is None else self.values.astype(x.dtype)
+        return None if self.values is None else self.values.astype(_dtype(x))
 
     def to(self, x):
-        return self._flat(x) @ self.basis.astype(x.dtype)
+        return self._flat(x) @ self.basis.astype(_dtype(x))
 
     def back(self, coefficients):
-        return self._whole(coefficients @ self.basis.T.astype(coefficients.dtype))
+        return self._whole(coefficients @ self.basis.T.astype(_dtype(coefficients)))
 
     def _flat(self, x):
         return x.reshape(*x.shape[: x.ndim - len(self.event)], -1)

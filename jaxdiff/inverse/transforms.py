@@ -34,10 +34,11 @@ from jaxdiff.core import (
     static_field,
 )
 from jaxdiff.inverse.krylov import conjugate_gradient
-from jaxdiff.inverse.noise import check_noiseless, model
+from jaxdiff.inverse.noise import check_noiseless, check_noisy, model
 from jaxdiff.inverse.operators import check_measurement
 
 COVARIANCE = "(c^2 / a) dD / dx is the covariance under normal noise alone"
+EXACT = 1e12  # the precision of a clean estimate at c = 0; finite, for measurements without noise
 
 
 def dps(denoise, process, operator, y, noise_level, scale=None):
@@ -53,8 +54,8 @@ def dps(denoise, process, operator, y, noise_level, scale=None):
       scale: None for the likelihood of `noise_level`; or the size of the normalised gradient.
     """
     noise = model(noise_level, "dps")
-    if scale is None and isinstance(noise_level, (int, float)) and noise_level == 0:
-        raise ValueError("dps: expected noise_level above 0, or scale= for a measurement without noise")
+    if scale is None:
+        check_noisy("dps", noise, ", or scale= for a measurement without noise")
 
     def guided(x, t):
         clean, pull = jax.vjp(lambda x: denoise(x, t), x)
@@ -105,8 +106,9 @@ def tmpd(denoise, process, operator, y, noise_level):
     def guided(x, t):
         clean, pull = jax.vjp(lambda x: denoise(x, t), x)
         near, gain = operator.at(clean), _gain(process, x, t)
-        rows = near.forward(gain * pull(near.adjoint(jnp.ones_like(y)))[0])
-        e = (y - operator.forward(clean)) / (jnp.maximum(rows, 0.0) + _variance(noise, y) + 1e-12)
+        e = y - operator.forward(clean)
+        rows = near.forward(gain * pull(near.adjoint(jnp.ones_like(e)))[0])
+        e = e / (jnp.maximum(rows, 0.0) + _variance(noise, y) + 1e-12)
         return clean + gain * pull(near.adjoint(e))[0]
 
     return _checked(guided, operator, y, "tmpd")
@@ -153,7 +155,7 @@ def jacobian_free(denoise, process, operator, y, noise_level, sigma_data=1.0, it
 
     def guided(x, t):
         a, _, c = process.coefficients_for(x, t, "jacobian_free")
-        precision = safe_divide(a**2, c**2) + 1 / sigma_data**2
+        precision = safe_divide(a**2, c**2, EXACT) + 1 / sigma_data**2
         return _corrected(denoise(x, t), operator, y, noise, precision, iterations)
 
     return _checked(guided, operator, y, "jacobian_free")
@@ -176,7 +178,7 @@ def diffpir(denoise, process, operator, y, noise_level, weight=7.0, iterations=5
 
     def guided(x, t):
         a, _, c = process.coefficients_for(x, t, "diffpir")
-        precision = weight * safe_divide(a**2, c**2)
+        precision = weight * safe_divide(a**2, c**2, EXACT)
         return _corrected(denoise(x, t), operator, y, noise, precision, iterations)
 
     return _checked(guided, operator, y, "diffpir")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.core import check_count, check_positive, dataclass
-from jaxdiff.inverse.noise import model
+from jaxdiff.inverse.noise import check_noisy, model
 from jaxdiff.inverse.operators import Operator, check_measurement
 from jaxdiff.inverse.walks import rows_of
 from jaxdiff.sampling import sample
@@ -75,10 +75,9 @@ def red_diff(operator, y, noise_level, weight=0.25, learning_rate=0.1):
       learning_rate: of Adam.
     """
     check_positive("red_diff", weight=weight, learning_rate=learning_rate)
-    if not hasattr(noise_level, "log_prob"):
-        check_positive("red_diff", noise_level=noise_level)
-    variance = model(noise_level, "red_diff").variance(y)
-    return REDDiff(operator, y, jnp.asarray(variance), weight, learning_rate)
+    noise = model(noise_level, "red_diff")
+    check_noisy("red_diff", noise)
+    return REDDiff(operator, y, jnp.asarray(noise.variance(y)), weight, learning_rate)
 
 
 def latent(

@@ -256,7 +256,8 @@ def ddrm(operator, y, noise_level=0.0, eta=0.85, eta_b=1.0):
 
     Args:
       operator: with singular vectors: every named one, or a `dense` matrix.
-      y: measurement.
+      y: measurement. It is added to the start: one given to `jd.sample` as `x=` holds nothing but noise,
+        `c noise`, in the measured directions.
       noise_level: standard deviation of its noise, a number of at least 0.
       eta, eta_b: the paper's, in [0, 1].
 

@@ -35,7 +35,7 @@ def tapped(model, layer):
             return out if change is None else out + jnp.asarray(change, out.dtype)
 
         with nn.intercept_methods(intercept):
-            output = model.apply(variables, x, c_noise, condition)
+            output = _plain(model).apply(variables, x, c_noise, condition)
         if not seen:
             raise ValueError(f"tapped: expected a layer of {type(model).__name__}, got {layer!r}")
         return output, seen[0]
@@ -84,9 +84,14 @@ def attending(model):
             return call(tokens, angles, len(args[0][0]))
 
         with nn.intercept_methods(intercept):
-            return model.apply(variables, jnp.concatenate([x, exemplar]), *both)[: len(x)]
+            return _plain(model).apply(variables, jnp.concatenate([x, exemplar]), *both)[: len(x)]
 
     return apply
+
+
+def _plain(model):
+    """The network without rematerialisation, in which a layer's arrays cannot be told from outside."""
+    return model.clone(remat=False) if getattr(model, "remat", False) else model
 
 
 def layer_shapes(model, variables, x, c_noise, condition=None):

@@ -140,11 +140,7 @@ def brownian(keys, process, tau=1.0, depth=16):
     check_positive("brownian", tau=tau)
     if not isinstance(depth, int) or not 1 <= depth <= 22:
         raise ValueError(f"brownian: expected depth between 1 and 22, got {depth}")
-    shape = getattr(keys, "shape", ())
-    if len(shape) == 0:
-        raise ValueError("brownian: expected (batch,) keys, one per sample, as of jax.random.split(key, n)")
-    keys = batch_keys(keys, shape[0], "brownian")
-    return Brownian(keys, process, tau, depth)
+    return Brownian(batch_keys(keys, None, "brownian"), process, tau, depth)
 
 
 def _bridge(before, after, left, right, noise):

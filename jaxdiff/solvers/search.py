@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.core import typed
+
 
 def evolve(key, fitness, times, steps, *, population=24, generations=12, parents=8, mutation=0.3):
     """The subset of given times with the least fitness, by evolution; ends at exact data.
@@ -13,7 +15,8 @@ def evolve(key, fitness, times, steps, *, population=24, generations=12, parents
 
     Args:
       key: a key.
-      fitness: `fitness(grid) -> number`, the smaller the better, such as `distribution_fitness`'s.
+      fitness: `fitness(grid) -> number`, the smaller the better and not-a-number the worst, such as
+        `distribution_fitness`'s.
       times: `(n,)` decreasing times to choose from, the first always taken.
       steps: evaluations of a grid, at most n.
       population, generations, parents: sizes.
@@ -29,7 +32,7 @@ def evolve(key, fitness, times, steps, *, population=24, generations=12, parents
 
     def judge(genes):
         if genes not in seen:
-            seen[genes] = float(fitness(np.append(times[[0, *genes]], 0.0)))
+            seen[genes] = _known(fitness(np.append(times[[0, *genes]], 0.0)))
         return seen[genes]
 
     def draw(pool):
@@ -66,7 +69,7 @@ def distribution_fitness(key, denoise, process, solver, references, distance):
       references: `(n, ...)` data or fine samples; as many samples are drawn.
       distance: `(samples, references) -> number`, such as `jd.metrics.sliced_wasserstein` or `mmd`.
     """
-    keys = jax.random.split(key, len(references))
+    keys = jax.random.split(typed(key, "distribution_fitness"), len(references))
     x = jax.vmap(lambda k: process.prior(k, references.shape[1:]))(keys)
     draw = jax.jit(lambda rows: walk_to_end(denoise, rows, x))
     return lambda grid: distance(
@@ -112,7 +115,7 @@ def predicted_search(key, evaluate, choices, *, first=32, rounds=6, batch=8, poo
     def attempt(new):
         new = list(dict.fromkeys(g for g in new if g not in tried))
         values = evaluate([decode(g) for g in new]) if new else []
-        tried.update({g: float(v) for g, v in zip(new, np.nan_to_num(values, nan=np.inf), strict=True)})
+        tried.update({g: _known(v) for g, v in zip(new, values, strict=True)})
 
     attempt([random() for _ in range(first)])
     for _ in range(rounds):
@@ -129,6 +132,11 @@ def predicted_search(key, evaluate, choices, *, first=32, rounds=6, batch=8, poo
         attempt([candidates[i] for i in np.argsort(guess)[:batch]])
     winner = min(tried, key=tried.get)
     return decode(winner), tried[winner], [(decode(g), v) for g, v in tried.items()]
+
+
+def _known(value):
+    """A number to be minimised, the worst where it is not a number."""
+    return np.inf if np.isnan(value) else float(value)
 
 
 def _kernel_ridge(seen, values, candidates, entries, ridge=0.1):

@@ -106,7 +106,7 @@ def gaussian_start(keys, process, moments, t=None):
       t: time, `t_max` by default.
     """
     a, _, c = process.coefficients(process.t_max if t is None else t)
-    keys = batch_keys(keys, keys.shape[0], "gaussian_start")
+    keys = batch_keys(keys, None, "gaussian_start")
     dtype = jnp.result_type(float)
     draw = jax.vmap(lambda key: jax.random.normal(key, moments.mean.shape, dtype))
     noise = draw(fold_in(keys, 0))

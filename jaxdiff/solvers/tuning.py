@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import check_count
+from jaxdiff.core import check_count, fold_in
 from jaxdiff.solvers.exponential import dpmpp_multistep
 from jaxdiff.solvers.multistep import unipc
 from jaxdiff.solvers.presets import on_levels
@@ -70,7 +70,7 @@ def tune(
         )
     family = list(denoise) if isinstance(denoise, (list, tuple)) else [denoise]
     held = max(samples // 4, 16)
-    keys = jax.random.split(jax.random.fold_in(key, 0), samples + held)
+    keys = jax.random.split(fold_in(key, 0), samples + held)
     x = jax.vmap(lambda k: process.prior(k, tuple(shape)))(keys)
     fine = fine_plan(process) if reference is None else reference
     condition = jax.tree.map(lambda c: jnp.asarray(c)[np.arange(len(x)) % len(c)], condition)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import fold_in, match_dims, normal_like
+from jaxdiff.core import batch_keys, fold_in, match_dims, normal_like
 
 
 class Found(NamedTuple):
@@ -37,6 +37,7 @@ def best_of_n(keys, sampler, verifier, shape, n):
     Returns:
       `Found`.
     """
+    keys = batch_keys(keys, None, "best_of_n")
 
     def draw(i):
         return normal_like(fold_in(keys, i), jnp.zeros((keys.shape[0], *shape)))
@@ -60,7 +61,7 @@ def zero_order(keys, sampler, verifier, start, n, iterations, radius=0.3):
     """
     if isinstance(radius, (int, float)) and not 0 < radius <= 1:
         raise ValueError(f"zero_order: expected radius in (0, 1], got {radius}")
-    x = sampler(start)
+    keys, x = batch_keys(keys, len(start), "zero_order"), sampler(start)
     found = Found(x, start, _score(verifier, x))
 
     def iterate(found, k):
@@ -68,7 +69,7 @@ def zero_order(keys, sampler, verifier, start, n, iterations, radius=0.3):
 
         def neighbour(i):
             noise = normal_like(fold_in(own, i), found.start)
-            return jnp.sqrt(1 - radius**2) * found.start + radius * noise
+            return (jnp.sqrt(1 - radius**2) * found.start + radius * noise).astype(found.start.dtype)
 
         return _best(sampler, verifier, neighbour, n, found), None
 
@@ -88,7 +89,7 @@ def path_search(keys, sampler, verifier, process, shape, *, times, starts=4, bra
       times: decreasing times below t_max to go back to.
       starts, branches: numbers of noises.
     """
-    _, _, c = process.coefficients(process.t_max)
+    keys, (_, _, c) = batch_keys(keys, None, "path_search"), process.coefficients(process.t_max)
 
     def first(i):
         return jnp.float32(c) * process.noise(fold_in(keys, i), jnp.zeros((keys.shape[0], *shape)))

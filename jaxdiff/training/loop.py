@@ -204,7 +204,7 @@ def _loop(state, dispatch, feed, layout, seed, span, recorder):
     key = np.asarray(jax.random.key_data(jax.random.key(seed)))
     state, resident, key = layout.place(state), layout.replicate(feed.resident), layout.replicate(key)
     while step < steps:
-        count = min(per_dispatch, steps - step)
+        count = min(per_dispatch - step % per_dispatch, steps - step)
         items = feed.items(step, count)
         if step == span[0]:
             recorder.before(items)

@@ -92,7 +92,7 @@ def examine(loss, params, batch, key, step):
     def one(i):
         def value(params):
             row = jax.tree.map(lambda a: jnp.asarray(a)[i][None], batch)
-            own = fold_in(jax.random.fold_in(key, step), i[None])
+            own = fold_in(fold_in(key, step), i[None])
             return loss(params, row, own, (i[None], size), step)[0]
 
         value, grads = jax.value_and_grad(value)(params)

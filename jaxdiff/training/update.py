@@ -43,7 +43,7 @@ def make_update(loss, optimizer, ema=(), accumulate=1, nonfinite="stop"):
 
     def update(state, batch, key, axis_name=None):
         index, total = _positions(batch, axis_name)
-        keys = fold_in(jax.random.fold_in(key, state.step), index)
+        keys = fold_in(fold_in(key, state.step), index)
 
         def mean(params, batch, keys, index):
             values = loss(params, batch, keys, (index, total), state.step)

@@ -103,6 +103,28 @@ def test_layers_are_read_and_moved():
         jd.models.tapped(model, "nowhere")(variables, x, c_noise)
 
 
+def test_layers_of_a_network_that_is_recomputed_are_read_alike():
+    rng = np.random.default_rng(0)
+    x, other = rng.normal(size=(2, 2, 4, 4, 1)).astype(np.float32)
+    settings = {"patch": 2, "width": 8, "depth": 1, "heads": 2, "positions": "rotary"}
+    nets = [jd.models.DiT(**settings, remat=remat) for remat in (False, True)]
+    shapes = jax.eval_shape(nets[0].init, jax.random.key(0), x, np.zeros(2, np.float32))
+    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+    @jax.jit
+    def both(variables):
+        change = 0.5
+        return [
+            (jd.models.tapped(net, "block_0/attention")(variables, x, 0.3, change=change),
+             jd.models.attending(net)(variables, x, other, 0.3))
+            for net in nets
+        ]  # fmt: skip
+
+    plain, recomputed = both(variables)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(recomputed), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_changes_of_nothing_have_finite_gradients():
     changes = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     changes[1, 2] = 0.0

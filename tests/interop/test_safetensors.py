@@ -15,6 +15,7 @@ pytest.importorskip("safetensors")
 PARAMS = {
     "conv": {"kernel": np.float32([[np.nan, -0.0], [1e-45, np.inf]]).T, "bias": np.float32(3)},
     "norm": {"scale": np.array([1, 2, 3], ml_dtypes.bfloat16)},
+    "whole": {str(size): np.array([1, 2], f"u{size}") for size in (1, 2, 4, 8)},
 }
 
 

@@ -284,7 +284,7 @@ def test_wrong_settings():
                 call(method, level)
         call(method, inverse.noise.gaussian(0.0))
     for method in ("daps", "red_diff"):
-        with pytest.raises(ValueError, match="noise_level to be a finite number above 0"):
+        with pytest.raises(ValueError, match="noise_level .*above 0"):
             call(method, 0.0)
     with pytest.raises(ValueError, match="finite measurement"):
         apply(inverse.posterior(denoise, VP, inverse.dense(A), y + np.float32(np.nan), "mmps"), 2)

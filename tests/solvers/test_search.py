@@ -56,6 +56,24 @@ def test_evolution_finds_better_steps_than_even_ones(mixed):
         S.evolve(jax.random.key(0), fitness, times, 41)
 
 
+def test_what_is_not_a_number_is_the_worst():
+    times = np.linspace(1.0, 0.1, 10)
+
+    def fitness(grid):
+        return np.nan if grid[2] > 0.45 else abs(grid[1] - 0.35) + abs(grid[2] - 0.2)
+
+    for seed in range(3):
+        grid, best, _ = S.evolve(jax.random.key(seed), fitness, times, 3, generations=3)
+        np.testing.assert_allclose(grid, [1.0, 0.4, 0.2, 0.0])
+        assert np.isclose(best, 0.05)
+    values = {0: np.nan, 1: np.inf, 2: 2.0, 3: 1.0}
+    evaluate = lambda tried: [values[a] + b for a, b in tried]  # noqa: E731
+    options = {"first": 12, "rounds": 2, "batch": 4, "pool": 20}
+    best, error, tried = S.predicted_search(jax.random.key(0), evaluate, [range(4), range(3)], **options)
+    assert (best, error) == ((3, 0), 1.0)
+    assert all(value == np.inf for (a, _), value in tried if a < 2)
+
+
 @pytest.mark.slow
 def test_a_mixture_found_by_prediction_beats_fixed_solvers_on_fresh_noises(exact, tmp_path):
     """Orders, predictions, rules and correctors of six steps: 80 schedules tried, all in one program."""

@@ -15,7 +15,7 @@ import pytest
 
 import jaxdiff.training as training
 from jaxdiff.data.arrays import batch_indices
-from jaxdiff.training import Interrupted, fingerprint, fit, loop, read_log
+from jaxdiff.training import Interrupted, checkpoints, fingerprint, fit, loop, read_log
 from jaxdiff.training.parallel import parallel
 from jaxdiff.training.progress import Progress
 
@@ -76,6 +76,14 @@ def test_an_interrupted_run_ends_with_the_bits_of_one_that_was_not(tmp_path, mod
     assert fingerprint(resumed) == fingerprint(whole) and resumed.step == STEPS
     steps = [line["step"] for line in read_log(tmp_path / "run") if "loss" in line]
     assert steps == [5, 10, 15, 20, 25, 30]
+
+
+def test_steps_to_keep_are_met_after_a_stop_between_dispatches(tmp_path, straight):
+    kept = {"keep": 1, "checkpoint_every": 5, "keep_every": 10}
+    with pytest.raises(Interrupted, match="at step 7"):
+        train(tmp_path, **kept, **stop_at(7))
+    assert fingerprint(train(tmp_path, **kept, updates_per_dispatch=5)) == straight
+    assert checkpoints.steps(tmp_path / "checkpoints") == [30, 20, 10]
 
 
 @pytest.mark.slow
