@@ -40,12 +40,13 @@ def joint(net, key, x0, *, process, parameterization, weights=None, times=None, 
     batch = jax.tree.leaves(x0)[0].shape[0]
     keys = batch_keys(key, batch, "joint")
     together = jax.vmap(lambda k: jax.random.bernoulli(k, shared))(fold_in(keys, 0))
-    own = jax.vmap(lambda k, same: jax.random.wrap_key_data(jnp.where(same, *map(jax.random.key_data, k))))
+    choose = jax.vmap(lambda k, same: jnp.where(same, *map(jax.random.key_data, k)))
     x_t, c_noise, target = {}, {}, {}
     noises = process.noise(fold_in(keys, 1), x0)
     for number, (name, part) in enumerate(process.parts.items()):
         kind, law = (_of(name, value) for value in (parameterization, times))
-        which = own((fold_in(keys, 2), fold_in(keys, 3 + number)), together)
+        which = choose((fold_in(keys, 2), fold_in(keys, 3 + number)), together)
+        which = jax.random.wrap_key_data(which, impl=jax.random.key_impl(keys))
         t = (law or times_.uniform()).replace(stratified=False).draw(which, part)
         k = kind.coefficients(part, t)
         noisy = part.perturb(x0[name], noises[name], t)
