@@ -15,6 +15,7 @@ from jaxdiff.core import (
     concrete,
     fold_in,
     is_concrete,
+    namespace,
     quadratic_forms,
     random_tangents,
     unit_tangents,
@@ -23,6 +24,7 @@ from jaxdiff.grids import log_snr_range
 from jaxdiff.losses.discrete import elbo
 from jaxdiff.processes.product import Product
 from jaxdiff.sampling import sample
+from jaxdiff.solvers.tableau import is_pinned
 
 TRACES = ("exact", "hutchinson", "hutch++")
 
@@ -74,7 +76,7 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
     if isinstance(process, Product):
         return _of_parts(key, denoise, process, x0, solver, grid, trace, probes)
     grid = _ascending(process, grid)
-    if hasattr(solver, "to") and is_concrete(solver.t, solver.to):
+    if hasattr(solver, "to") and is_concrete(solver.t, solver.to, grid):
         ends = float(solver.t[0]), float(solver.to[-1])
         if not np.allclose(ends, (grid[0], grid[-1]), rtol=1e-5):
             raise ValueError(
@@ -258,10 +260,12 @@ def _ascending(process, grid):
     known = concrete(grid)
     if known is not None and known.ndim == 1 and known.size > 1 and np.all(np.diff(known) < 0):
         known = np.array(known[::-1], np.float64)
-        if known[0] == 0:
-            known = np.append(process.t_min, known[known > process.t_min])
-        if concrete(process.coefficients(known[-1])[2]) == 0:
+        if is_pinned(process, known[-1:]):
             known = known[:-1]
+        if known[0] == 0:
+            first = concrete(process.t_min)
+            rest = known[known > (0.0 if first is None else first)]
+            known = namespace(process.t_min).append(process.t_min, rest)
         if known.size > 1:
             return known
     raise ValueError(

@@ -197,7 +197,7 @@ def edm(sigma_data=0.5):
     Karras et al. (2022), arXiv:2206.00364, table 1 (a = 1).
     """
     check_positive("edm", sigma_data=sigma_data)
-    return Parameterization("edm", _edm_rule, {"sigma_data": sigma_data}, scaled=True)
+    return Parameterization("edm", _edm_rule, {"sigma_data": host(sigma_data)}, scaled=True)
 
 
 def _edm_rule(process, t, sigma_data):
@@ -239,7 +239,7 @@ def bridge(sigma_data=0.5, sigma_end=0.5, covariance=0.0, given_y=False):
     most = sigma_data * sigma_end
     if is_concrete(most, covariance) and abs(covariance) >= most:
         raise ValueError(f"bridge: expected covariance within {most:g} of 0, got {covariance}")
-    numbers = {"sigma_data": sigma_data, "sigma_end": sigma_end, "covariance": covariance}
+    numbers = host({"sigma_data": sigma_data, "sigma_end": sigma_end, "covariance": covariance})
     rule, on_y = (_given_rule, _given_on_y) if given_y else (_bridge_rule, _bridge_on_y)
     return Parameterization("bridge", rule, numbers, on_y=on_y, scaled=True)
 
@@ -334,8 +334,7 @@ def denoiser(net, process, parameterization, y=None):
     check_made("denoiser", "process", process, "coefficients", "jd.processes.VP()")
     check_made("denoiser", "parameterization", parameterization, "coefficients", "jd.parameterizations.v()")
     process.endpoint(y)
-    known = host(process)
-    _refuse_singular("denoiser", parameterization, known, known.t_max)
+    _refuse_singular("denoiser", parameterization, process, process.t_max)
 
     def denoise(x, t):
         if y is not None and jax.tree.map(np.shape, y) != jax.tree.map(np.shape, x):

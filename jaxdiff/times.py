@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logit, ndtri
 from jax.scipy.stats import norm
 
-from jaxdiff.core import check_positive, dataclass, host, namespace, static_field, typed
+from jaxdiff.core import check_positive, dataclass, namespace, static_field, typed
 
 
 @dataclass
@@ -104,7 +104,6 @@ def shift_times(t, shift):
 def log_snr_range(process):
     """Log-SNR at `t_min` and at `t_max`; for the last its mirror image of the first where it is infinite."""
     check_snr("log-SNR", process)
-    process = host(process)
     xp, high, low = namespace(0.0, process), process.log_snr(process.t_min), process.log_snr(process.t_max)
     return high, xp.where(xp.isfinite(low), low, -high)
 

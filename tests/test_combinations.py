@@ -213,6 +213,9 @@ REFUSED = {
         ),
         "particles: expected a grid that ends at exact data, t = 0, got 0.1",
     ),
+    "annealing to a measurement without noise": (
+        lambda: inverse.daps(MASK, X, inverse.noise.gaussian(0.0)), "daps: .*above 0"
+    ),
     "a weight of no part": (lambda: joint_loss(weights={"A": 0.0}), r"\['a', 'b'\], got \['A'\]"),
     "a part without a head": (
         lambda: joint_loss(net=lambda x, c: {"a": x["a"]}), r"network's output .* none for \['b'\]"
@@ -545,3 +548,66 @@ BAD = np.where(np.arange(24).reshape(12, 2) == 5, np.nan, 1.0 * np.arange(24).re
 def test_metrics_name_what_they_cannot_measure(call, match):
     with pytest.raises(ValueError, match=match):
         call(np.random.default_rng(0).normal(size=(12, 2)))
+
+
+WALKS = {
+    "replacement": inverse.replacement(MASK, X),
+    "repaint": inverse.repaint(MASK, X, jump=2, cycles=2),
+    "ddrm": inverse.ddrm(MASK, X, 0.1),
+    "flow_chef": inverse.flow_chef(MASK, X),
+    "daps": inverse.daps(MASK, X, 0.1, ode_steps=2, langevin_steps=2),
+    "red_diff": inverse.red_diff(MASK, X, 0.1),
+}
+HEUN, LATE = S.heun("log_snr"), grids.uniform(VP, 4, end=0.1)
+OF_A_PROCESS = {
+    "perturb": lambda process: process.perturb(X, 2 * X, 0.5),
+    "prior": lambda process: process.prior(KEYS[0], (3,)),
+    "log_snr": lambda process: jnp.asarray(grids.log_snr(process, 4)),
+    "edm": lambda process: jd.denoiser(half, process, jd.parameterizations.edm(jnp.float32(0.5)))(X, 0.5),
+    "sdedit": lambda process: E.sdedit(KEYS, half, process, S.ancestral(), LATE, X),
+    "log_prob": lambda process: likelihood.log_prob(None, half, process, X, solver=HEUN, grid=GRID),
+    "variational_bound": lambda process: likelihood.variational_bound(KEYS, half, process, X),
+    "change_process": lambda process: ST.change_process(half, process, VP)(X, 0.5),
+    "path_search": lambda process: ST.path_search(KEYS, half, first, process, (3,), times=[0.5]).x,
+    "latent": lambda process: inverse.latent(half, process, S.ddim(), GRID, MASK, X, X, updates=1)[0],
+    "dps": lambda process: inverse.dps(half, process, MASK, X, 0.1)(X, 0.5),
+    "target": lambda process: T.gaussian(np.zeros(3), 1.0).denoiser(process)(X, 0.5),
+    **{
+        name: lambda process, solver=solver: jd.sample(KEYS, half, process, solver, GRID, shape=(3,))
+        for name, solver in {**WALKS, "twisted": ST.twisted(S.ancestral(), first, 2), "heun": HEUN}.items()
+    },
+}
+
+
+@pytest.mark.parametrize("call", OF_A_PROCESS.values(), ids=OF_A_PROCESS)
+def test_a_trained_process_is_one_of_known_numbers_within_jit_and_may_be_traced(call):
+    trained = jax.tree.map(jnp.float32, P.LearnedVP(np.array([0.1, -0.2, 0.3, 0.0])))
+    known = P.LearnedVP(*(np.float64(leaf) for leaf in jax.tree.leaves(trained)))
+    got, expected = (jax.make_jaxpr(lambda p=p: call(p))() for p in (trained, known))
+    assert str(got) == str(expected)
+    for one, other in zip(got.consts, expected.consts, strict=True):
+        if jnp.issubdtype(one.dtype, jnp.floating):
+            np.testing.assert_array_equal(one, other)
+    jax.eval_shape(call, trained)
+
+
+def test_walks_take_traced_processes_and_grids():
+    def plans(process, grid):
+        return {name: solver.plan(process, grid) for name, solver in WALKS.items()}
+
+    jax.tree.map(
+        lambda traced, known: np.testing.assert_allclose(traced, known, rtol=1e-4, atol=1e-6),
+        jax.jit(plans)(VP, GRID),
+        plans(VP, GRID),
+    )
+
+
+def test_log_prob_takes_traced_processes():
+    bridge = P.BrownianBridge()
+
+    def of(process, paired):
+        first = likelihood.log_prob(None, half, process, X, solver=S.heun(), grid=GRID)
+        return first, likelihood.log_prob(None, half, paired, X, solver=S.ddim(), grid=LATE, y=2 * X)
+
+    traced, known = jax.jit(lambda *processes: (of(*processes), of(VP, bridge)))(VP, bridge)
+    np.testing.assert_allclose(traced, known, rtol=1e-5)

@@ -22,11 +22,12 @@ def dataclass(cls):
     leaves = [f.name for f in dataclasses.fields(cls) if not f.metadata.get("static")]
 
     def flatten_with_keys(self):
-        children = [(jax.tree_util.GetAttrKey(n), getattr(self, n)) for n in leaves]
-        return children, tuple(getattr(self, n) for n in static)
+        children, meta = flatten(self)
+        return [(jax.tree_util.GetAttrKey(n), child) for n, child in zip(leaves, children, strict=True)], meta
 
     def flatten(self):
-        return [getattr(self, n) for n in leaves], tuple(getattr(self, n) for n in static)
+        values = vars(self)  # as they are stored: a process reads known jax arrays as numpy's
+        return [values[n] for n in leaves], tuple(values[n] for n in static)
 
     def unflatten(meta, children):
         self = object.__new__(cls)
@@ -34,6 +35,6 @@ def dataclass(cls):
             object.__setattr__(self, name, value)
         return self
 
-    cls.replace = lambda self, **changes: dataclasses.replace(self, **changes)
+    cls.replace = lambda self, **changes: type(self)(**(vars(self) | changes))
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import check_count, check_one_ended, check_positive, dataclass, safe_divide, static_field
+from jaxdiff.core import (
+    check_count,
+    check_one_ended,
+    check_positive,
+    dataclass,
+    namespace,
+    safe_divide,
+    static_field,
+)
 from jaxdiff.inverse.noise import model
 from jaxdiff.inverse.operators import Operator, check_measurement
 from jaxdiff.inverse.walks import Point, parts
@@ -53,23 +61,20 @@ class DAPS:
         """The `Rows`: `ode_steps` of them for every level of the grid."""
         check_one_ended("daps", process)
         grid = grids.explicit(process, grid)
-        t, to, ends = [], [], []
-        for level in grid[:-1]:
-            u = np.linspace(0, 1, self.ode_steps + 1)
-            top = float(process.log_snr(level)) if np.isfinite(process.log_snr(level)) else -4.0
-            bottom = max(float(process.log_snr(process.t_min)), top)
-            inner = process.time_of_log_snr(top + (bottom - top) * u)
-            inner[0], inner[-1] = level, 0.0
-            t += list(inner[:-1])
-            to += list(inner[1:])
-            ends += [False] * (self.ode_steps - 1) + [True]
-        t, to, ends = np.array(t), np.array(to), np.array(ends)
-        coefficients = lambda t: np.stack(process.coefficients(t)[::2], 1)  # noqa: E731
-        level, following = (np.repeat(v, self.ode_steps) for v in (grid[:-1], grid[1:]))
-        arrives = np.where(ends, np.repeat(np.arange(1, len(grid)), self.ode_steps), 0)
+        xp, levels, n = namespace(grid, process), len(grid) - 1, self.ode_steps
+        top = process.log_snr(grid[:-1, None])
+        top = xp.where(xp.isfinite(top), top, -4.0)
+        bottom = xp.maximum(process.log_snr(process.t_min), top)
+        inner = process.time_of_log_snr(top + (bottom - top) * np.linspace(0, 1, n + 1)[None, 1:-1])
+        t = xp.concatenate([grid[:-1, None], inner], 1).reshape(-1)
+        to = xp.concatenate([inner, np.zeros((levels, 1))], 1).reshape(-1)
+        ends = np.arange(1, levels * n + 1) % n == 0
+        level, following = (xp.repeat(v, n) for v in (grid[:-1], grid[1:]))
+        arrives = np.where(ends, np.repeat(np.arange(1, levels + 1), n), 0)
+        coefficients = lambda t: xp.stack(process.coefficients(t)[::2], 1)  # noqa: E731
         return Rows(
-            t, np.where(ends, following, to), coefficients(t), coefficients(to), coefficients(level),
-            coefficients(following), ends, arrives, steps=len(grid) - 1,
+            t, xp.where(ends, following, to), coefficients(t), coefficients(to), coefficients(level),
+            coefficients(following), ends, arrives, steps=levels,
         )  # fmt: skip
 
     def init(self, x, rows):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import check_count, check_positive, dataclass
+from jaxdiff.core import as_number, check_count, check_positive, dataclass
 from jaxdiff.inverse.noise import check_noisy, model
 from jaxdiff.inverse.operators import Operator, check_measurement
 from jaxdiff.inverse.walks import rows_of
@@ -111,7 +111,7 @@ def latent(
     rows = solver.plan(process, grid)
     if rows.noisy:
         raise ValueError("latent: expected a deterministic solver, got one that draws noise; use ddim()")
-    c = float(process.coefficients(rows.t[0])[2])
+    c = as_number(process.coefficients(rows.t[0])[2])
     weight = 0.01 if weight is None else weight
     mean = lambda v: jnp.mean(v.reshape(len(v), -1) ** 2, axis=1)  # noqa: E731
 

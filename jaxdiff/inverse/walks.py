@@ -11,7 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import check_count, check_one_ended, dataclass, safe_divide, safe_sqrt, static_field
+from jaxdiff.core import (
+    check_count,
+    check_one_ended,
+    dataclass,
+    namespace,
+    safe_divide,
+    safe_sqrt,
+    static_field,
+)
 from jaxdiff.inverse.noise import model
 from jaxdiff.inverse.operators import Operator, check_measurement
 
@@ -65,15 +73,16 @@ def rows_of(process, grid, schedule=None):
     first, back = walk[:, 0], walk[:, 1]
     a, _, c = process.coefficients(grid)
     s, t = first + 1, back  # noise goes from the less noisy time of point s to that of point t
-    gain = np.where(t < s, process.gain(grid[t], grid[s]), 1.0)
-    renoise = np.where(t < s, safe_sqrt(c[t] ** 2 - gain**2 * c[s] ** 2), 0.0)
+    xp = namespace(grid, process)
+    gain = xp.where(t < s, process.gain(grid[t], grid[s]), 1.0)
+    renoise = xp.where(t < s, safe_sqrt(c[t] ** 2 - gain**2 * c[s] ** 2), 0.0)
     step = safe_sqrt(c[first] ** 2 - process.gain(grid[first], grid[s]) ** 2 * c[s] ** 2)
     last = {int(point): row for row, point in enumerate(s)}
     arrives = [int(point) if last[int(point)] == row else 0 for row, point in enumerate(s)]
-    pairs = np.stack([a, c], 1)
+    pairs = xp.stack([a, c], 1)
     return Rows(
         grid[first], grid[s], pairs[first], pairs[s], step * c[s] / c[first], grid[t],
-        np.stack([gain, renoise], 1), np.array(arrives), steps=steps,
+        xp.stack([gain, renoise], 1), np.array(arrives), steps=steps,
     )  # fmt: skip
 
 

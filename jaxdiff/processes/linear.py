@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import QUICK, is_concrete, match_dims, namespace, normal_like, safe_divide, safe_sqrt
+from jaxdiff.core import QUICK, host, is_concrete, match_dims, namespace, normal_like, safe_divide, safe_sqrt
 
 
 class LinearProcess:
@@ -18,13 +18,18 @@ class LinearProcess:
     is data to the eye, and above it `log_snr` is finite. A subclass is a pytree dataclass with fields
     `t_min` and `t_max`, and gives `coefficients`; `paired` says that there is a second endpoint. Every
     formula accepts Python and numpy times (answered in float64) and jax times (answered in jax,
-    differentiable).
+    differentiable); fields that are jax arrays count as numpy's unless they are traced.
     """
 
     paired = False
     pinned = None  # the time at which a process is its second endpoint, without data or noise
     normal = True  # whether the noise is: what solvers and bounds that draw it themselves go by
     repeats = False  # whether entries of the noise repeat others
+
+    def __getattribute__(self, name):
+        """Known jax arrays are read as numpy's: within `jit`, what is made of them would be traced."""
+        value = object.__getattribute__(self, name)
+        return host(value) if isinstance(value, jax.Array) else value
 
     def coefficients(self, t):
         """`(a, b, c)` at times `t` in [0, t_max], each of the shape of `t`."""
@@ -252,7 +257,7 @@ def _forward_mode(fn, t, process):
     size, shape = np.size(t), np.shape(t)
     repeated = np.resize(np.asarray(t, np.float64), max(64, 1 << (size - 1).bit_length()))
     with jax.ensure_compile_time_eval(), _x64():
-        slopes = (_compiled_slopes if _is_argument(process) else _slopes)(fn, process, repeated)
+        slopes = (_compiled_slopes if _is_argument(process) else _slopes)(fn, host(process), repeated)
         slopes = [np.asarray(slope) for slope in slopes]
     return tuple(slope[:size].reshape(shape) if slope.ndim else slope for slope in slopes)
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxdiff.core import as_number, check_choice, concrete, namespace, safe_sqrt
+from jaxdiff.solvers.exponential import is_noisy
 from jaxdiff.solvers.runge_kutta import slope
 from jaxdiff.solvers.tableau import linear, staged, table
 
@@ -55,15 +56,17 @@ def _churn(process, grid, method, s_churn, s_min, s_max, s_noise):
     keep = slope(process, times[:-1], "sigma")[1:]
     at_start = [xp.where(single, clean, k) for clean, k in zip((0.0, 1.0), keep, strict=True)]
     scale, move = 1 / xp.where(a_hat[:-1] == 0, 1.0, a_hat[:-1]), sigma[1:] - sigma_hat[:-1]
+    noisy = is_noisy(s_churn)
     if method == "euler":
-        return table(times[:-1], direct)
+        return table(times[:-1], direct, noisy=noisy)
     first = [a[1:] * scale, 0.0, a[1:] * move, 0.0]
     first = [xp.where(single, one, other) for one, other in zip(direct, first, strict=True)]
     hold = [1.0, 0.0, 0.0, 0.0]
     half = 0.5 * a_hat[1:] * move
     second = [0.0, a_hat[1:] * scale, half, half, noise]
     end = slope(process, grid[1:], "sigma")[1:]
-    return staged([(times[:-1], first, hold, at_start), (grid[1:], second, second, end)], [single])
+    stages = [(times[:-1], first, hold, at_start), (grid[1:], second, second, end)]
+    return staged(stages, [single], noisy=noisy)
 
 
 def _raised(process, grid, s_churn, s_min, s_max):

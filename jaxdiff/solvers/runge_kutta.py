@@ -106,7 +106,7 @@ def _runge_kutta(process, grid, stages, weights, coordinate):
     if len(rows) == 1:  # nothing is remembered: the slope's weights fold into the point's and D's
         (_, (x, _, e, _), _, (p, q)) = rows[0]
         return table(grid[:-1], [x + e * p, 0.0, e * q, 0.0], noisy=False)
-    return staged(rows, [single] * (len(rows) - 1))
+    return staged(rows, [single] * (len(rows) - 1), noisy=False)
 
 
 def _theta(process, t, coordinate, single):

@@ -78,7 +78,7 @@ def _singlestep(process, grid, prediction, order, rule, tau):
             move = [xp.where(finite, m, d) for m, d in zip(move, direct, strict=True)]
         keep = (0.0, 1.0) if prediction == "data" else _noise_estimate(process, t, whole)
         stages.append((t if j else grid[:-1], move, move if j + 1 == order else place, keep))
-    return staged(stages, [~finite] * (order - 1))
+    return staged(stages, [~finite] * (order - 1), noisy=whole.noisy)
 
 
 def _weights(form, h, nodes, rule, order):

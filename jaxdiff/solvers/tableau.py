@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import check_output, concrete, dataclass, host, is_concrete, namespace, static_field
+from jaxdiff.core import check_output, concrete, dataclass, is_concrete, namespace, static_field
 
 
 @dataclass
@@ -172,7 +172,6 @@ class LinearSolver:
         if grid is None:
             raise ValueError(f"{self.name}: expected a grid of times, got None; see jd.grids")
         check_linear(self.name, process)
-        process = host(process)
         grid = grids.either_way(process, grid)
         rule = functools.partial(self.rule, process, **dict(self.options), **self.numbers)
         upwards = is_concrete(grid) and grid[0] < grid[-1]
@@ -181,7 +180,7 @@ class LinearSolver:
                 f"{self.name}: expected a decreasing grid, got one from {grid[0]:g} to {grid[-1]:g}; only "
                 "deterministic solvers go from data to noise"
             )
-        pinned = _pinned(process, grid)
+        pinned = is_pinned(process, grid)
         if pinned and not self.after_draw:
             raise ValueError(
                 f"{self.name}: expected a grid that starts where there is noise, got one from {grid[0]:g}, "
@@ -205,7 +204,7 @@ class LinearSolver:
         return row.step(denoise, state, row, draw)
 
 
-def _pinned(process, grid):
+def is_pinned(process, grid):
     """Whether the grid starts where a bridge has neither data nor noise left."""
     a, _, c = process.coefficients(grid[:1])
     if is_concrete(a, c):
@@ -316,7 +315,7 @@ def table(t, next_x, *, next_base=None, keep=None, arrives=None, noisy=True):
     )
 
 
-def staged(stages, skip):
+def staged(stages, skip, noisy=True):
     """A `Tableau` of steps with several evaluations each.
 
     Args:
@@ -324,6 +323,7 @@ def staged(stages, skip):
         number; `next` of the last stage arrives at the grid point.
       skip: for each stage after the first, `(steps,)`, whether it is left out; where that is only known
         in the trace, it is an evaluation without effect.
+      noisy: as of `table`.
     """
     t, *_ = stages[0]
     xp, steps, count = namespace(t, stages, skip), t.shape[0], len(stages)
@@ -346,7 +346,8 @@ def staged(stages, skip):
     known = [concrete(s) for s in skip]
     if any(s is None for s in known):
         arrives = np.stack([*[0 * last] * (count - 1), last], -1).reshape(-1)
-        return table(rows([s[0] for s in stages]), next_x, next_base=base, keep=keep, arrives=arrives)
+        t = rows([s[0] for s in stages])
+        return table(t, next_x, next_base=base, keep=keep, arrives=arrives, noisy=noisy)
     use = ~np.stack([np.broadcast_to(s, (steps,)) for s in known], -1)
     final = use & (np.cumsum(use[:, ::-1], -1)[:, ::-1] == 1)
     use, arrives = use.reshape(-1), (final * last[:, None]).reshape(-1)
@@ -356,6 +357,7 @@ def staged(stages, skip):
         next_base=[column[use] for column in base],
         keep=[column[use] for column in keep],
         arrives=arrives[use],
+        noisy=noisy,
     )
 
 

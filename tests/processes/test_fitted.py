@@ -1,6 +1,7 @@
 """Fitted schedules: the separation of known data, the optimal path's energy, gradients of learned ones."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -126,3 +127,12 @@ def test_the_slope_of_the_fitted_path_at_its_prior():
     expected = -float(process.coefficients(1 - h)[0]) / h
     np.testing.assert_allclose(process.derivatives(1.0)[0], expected, rtol=1e-3)
     jd.denoiser(lambda x, c: x, process, jd.parameterizations.velocity())  # says something of the data there
+
+
+def test_trained_heights_are_read_as_known_numbers_and_stay_as_they_are():
+    heights = jnp.array([0.1, -0.2, 0.3])
+    process = jax.tree.map(lambda leaf: leaf, P.LearnedVP(heights))
+    assert isinstance(process.heights, np.ndarray) and process.heights.dtype == np.float64
+    assert process.log_snr(np.array([0.5])).dtype == np.float64
+    assert jax.tree.leaves(process)[0] is heights
+    assert jax.tree.leaves(process.replace(log_snr_max=5.0))[0] is heights
