@@ -14,7 +14,7 @@ from jaxdiff.core import (
     safe_divide,
     static_field,
 )
-from jaxdiff.inverse.noise import model
+from jaxdiff.inverse.noise import check_noisy, model
 from jaxdiff.inverse.operators import Operator, check_measurement
 from jaxdiff.inverse.walks import Point, parts
 
@@ -129,6 +129,6 @@ def daps(operator, y, noise_level, ode_steps=5, langevin_steps=100, step_size=0.
     """
     check_count("daps", ode_steps=ode_steps, langevin_steps=langevin_steps)
     check_positive("daps", step_size=step_size, sigma_data=sigma_data)
-    if not hasattr(noise_level, "log_prob"):
-        check_positive("daps", noise_level=noise_level)
-    return DAPS(operator, y, model(noise_level, "daps"), step_size, sigma_data, ode_steps, langevin_steps)
+    noise = model(noise_level, "daps")
+    check_noisy("daps", noise)
+    return DAPS(operator, y, noise, step_size, sigma_data, ode_steps, langevin_steps)
