@@ -306,15 +306,19 @@ def test_a_sample_depends_on_its_own_key(solver, grid):
 
 
 def test_tokens_are_int32_where_integers_are_of_64_bits(x64):
-    assert PROCESSES["gaussian"].prior(jax.random.key(0), (3,)).dtype == jnp.int32
-    uniform = PROCESSES["uniform"]
+    def kind(process, solver, grid, **start):
+        return jax.eval_shape(
+            lambda keys: jd.sample(keys, TARGET.denoiser(process), process, solver, grid, **start),
+            jax.random.split(jax.random.key(0), 2),
+        ).dtype
+
     for process, solver, grid in (
         (ABSORBING, discrete.first_hitting(3), None),
-        (uniform, discrete.tau_leaping(), grids.uniform(uniform, 2)),
+        (PROCESSES["uniform"], discrete.tau_leaping(), np.array([1.0, 0.5, 0.0])),
+        (PROCESSES["gaussian"], discrete.ancestral(), np.array([1.0, 0.5, 0.0])),
     ):
-        assert process.prior(jax.random.key(0), (3,)).dtype == jnp.int32
-        for start in ({}, {"x": jnp.zeros((2, 3), jnp.int32)}):
-            assert draw(process, solver, grid, n=2, **start)[0].dtype == jnp.int32
+        for start in ({"shape": (3,)}, {"x": jnp.zeros((2, 3), jnp.int32)}):
+            assert kind(process, solver, grid, **start) == jnp.int32
 
 
 def test_bad_input_is_named():
