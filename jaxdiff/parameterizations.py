@@ -334,7 +334,8 @@ def denoiser(net, process, parameterization, y=None):
     check_made("denoiser", "process", process, "coefficients", "jd.processes.VP()")
     check_made("denoiser", "parameterization", parameterization, "coefficients", "jd.parameterizations.v()")
     process.endpoint(y)
-    _refuse_singular("denoiser", parameterization, process, process.t_max)
+    known = host(process)
+    _refuse_singular("denoiser", parameterization, known, known.t_max)
 
     def denoise(x, t):
         if y is not None and jax.tree.map(np.shape, y) != jax.tree.map(np.shape, x):

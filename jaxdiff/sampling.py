@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_made, concrete, fold_in, match_dims
+from jaxdiff.core import check_made, concrete, fold_in, host, match_dims
 from jaxdiff.core.keys import batch_keys, is_key, typed
 from jaxdiff.solvers.gradients import check_gradient, walk
 from jaxdiff.solvers.heavy_tails import stepper
@@ -154,6 +154,9 @@ def _start(keys, process, rows, shape, x, y):
 
     if y is not None:
         _check_endpoint(y, [(len(keys), *shape)])
+
+    if hasattr(process, "log_snr"):
+        process = host(process)
 
     def prior(key, y):
         return process.prior(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logit, ndtri
 from jax.scipy.stats import norm
 
-from jaxdiff.core import check_positive, dataclass, namespace, static_field, typed
+from jaxdiff.core import check_positive, dataclass, host, namespace, static_field, typed
 
 
 @dataclass
@@ -103,7 +103,8 @@ def shift_times(t, shift):
 
 def log_snr_range(process):
     """Log-SNR at `t_min` and at `t_max`; for the last its mirror image of the first where it is infinite."""
-    check_snr("log-SNR", process)
+    check_snr("log_snr", process)
+    process = host(process)
     xp, high, low = namespace(0.0, process), process.log_snr(process.t_min), process.log_snr(process.t_max)
     return high, xp.where(xp.isfinite(low), low, -high)
 
@@ -112,8 +113,8 @@ def check_snr(where, process):
     """Raises ValueError for a process without a signal-to-noise ratio, such as one of tokens."""
     if not hasattr(process, "time_of_log_snr"):
         raise ValueError(
-            f"{where}: expected a process with a signal-to-noise ratio, got {type(process).__name__}; take "
-            "times, or a grid, in t itself, such as uniform"
+            f"{where}: expected a process with a signal-to-noise ratio, got {type(process).__name__}; for "
+            "tokens take times and grids in t, such as uniform, for a product one of each part"
         )
 
 

@@ -10,6 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.core.keys import typed
 from jaxdiff.core.tree import dataclass
 
 
@@ -23,7 +24,7 @@ def fine_uniform(keys, shape=()):
         high, low = jax.random.bits(key, (2, *shape), jnp.uint32).astype(jnp.float32)
         return jnp.minimum(high * 2.0**-32 + low * 2.0**-64, 1 - 2.0**-24)
 
-    return jax.vmap(one)(keys)
+    return jax.vmap(one)(typed(keys, "fine_uniform"))
 
 
 def inverse_cdf(weights, u):

@@ -35,6 +35,13 @@ def dataclass(cls):
             object.__setattr__(self, name, value)
         return self
 
+    def equal(self, other):
+        if type(self) is not type(other):
+            return NotImplemented
+        mine, theirs = vars(self), vars(other)
+        return all(mine[n] is theirs[n] or mine[n] == theirs[n] for n in leaves + static)
+
+    cls.__eq__ = equal
     cls.replace = lambda self, **changes: type(self)(**(vars(self) | changes))
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls

@@ -104,19 +104,22 @@ def along(base, steps):
     """`base` plus the sum of `strength (one - other)` over the steps `(strength, one, other)`.
 
     Where some of them are -inf, logits of what they hold for impossible, the limit as these fall together:
-    -inf or +inf by the sign of their share in the sum, and the rest of the sum where that is 0.
+    impossible, or certain (a very large number), by the sign of their share in the sum, and the rest of the
+    sum where that is 0.
     """
-    (start, share), moved = _rest(base), 0.0
+    (start, share), moved, least = _rest(base), 0.0, 1e-6
     for strength, *ends in steps:
         (one, lost), (other, gained) = map(_rest, ends)
         moved, share = moved + strength * (one - other), share + strength * (lost - gained)
-    return jnp.where(share > 1e-6, -jnp.inf, jnp.where(share < -1e-6, jnp.inf, start + moved))
+        least = least + jnp.finfo(one.dtype).eps * jnp.abs(strength)  # what rounding may leave
+    certain = jnp.finfo(start.dtype).max / 4
+    return jnp.where(share > least, -jnp.inf, jnp.where(share < -least, certain, start + moved))
 
 
 def _rest(x):
     """`x` with 0 in the place of -inf, and where that was, as 0 and 1."""
     endless = jnp.isneginf(x)
-    return jnp.where(endless, 0.0, x), endless.astype(x.dtype)
+    return jnp.where(endless, 0.0, x), endless.astype(jnp.float32)
 
 
 def strength_at(scale, x, t, where):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_count, concrete, dataclass, safe_divide, static_field
+from jaxdiff.core import check_count, concrete, dataclass, safe_divide, static_field, typed
 from jaxdiff.core.categorical import fine_uniform, inverse_cdf, token_log_prob
 from jaxdiff.processes import schedules
 from jaxdiff.processes.discrete import DiscreteProcess, Uniforms, excess, times_for, values
@@ -48,8 +48,9 @@ class Categorical(DiscreteProcess):
             return
         known = concrete(self.replacement)
         pi = self.replacement if known is None else known
-        wrong = known is not None and not (np.isfinite(pi).all() and pi.min() >= 0 and pi.sum() > 0)
-        if pi.shape != (self.size,) or wrong:
+        if pi.shape != (self.size,) or (
+            known is not None and not (np.isfinite(pi).all() and pi.min() >= 0 and pi.sum() > 0)
+        ):
             raise ValueError(
                 f"Categorical: expected replacement to be ({self.size},) probabilities, got shape {pi.shape}"
             )
@@ -78,7 +79,7 @@ class Categorical(DiscreteProcess):
 
     def noise(self, keys, like):
         """`Uniforms` in the shape of the tokens `like`, for `(batch,)` keys."""
-        own = jax.vmap(jax.random.split)(keys)
+        own = jax.vmap(jax.random.split)(typed(keys, "noise"))
         u = fine_uniform(own[:, 0], like.shape[1:])
         return Uniforms(u, None if self.mask_share == 1 else self._replacements(own[:, 1], like.shape[1:]))
 

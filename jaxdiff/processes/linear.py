@@ -18,7 +18,8 @@ class LinearProcess:
     is data to the eye, and above it `log_snr` is finite. A subclass is a pytree dataclass with fields
     `t_min` and `t_max`, and gives `coefficients`; `paired` says that there is a second endpoint. Every
     formula accepts Python and numpy times (answered in float64) and jax times (answered in jax,
-    differentiable); fields that are jax arrays count as numpy's unless they are traced.
+    differentiable). Fields that are jax arrays, or hold them, are read as numpy's unless they are traced;
+    `jax.tree` has them as they are stored.
     """
 
     paired = False
@@ -29,7 +30,8 @@ class LinearProcess:
     def __getattribute__(self, name):
         """Known jax arrays are read as numpy's: within `jit`, what is made of them would be traced."""
         value = object.__getattribute__(self, name)
-        return host(value) if isinstance(value, jax.Array) else value
+        held = isinstance(value, (jax.Array, dict, list, tuple)) and not name.startswith("__")
+        return host(value) if held else value
 
     def coefficients(self, t):
         """`(a, b, c)` at times `t` in [0, t_max], each of the shape of `t`."""

@@ -9,6 +9,8 @@ from jaxdiff.core.categorical import fine_uniform, inverse_cdf
 from jaxdiff.processes import schedules
 from jaxdiff.processes.discrete import DiscreteProcess, Uniforms, excess, normalised, times_for, values
 
+NEVER = -1e30  # the logarithm of what cannot happen
+
 
 @dataclass
 class DiscretisedGaussian(DiscreteProcess):
@@ -92,13 +94,13 @@ class DiscretisedGaussian(DiscreteProcess):
         return self._mean(ratio, x0, self.likelihood(x_t, t) > 0)
 
     def posterior(self, x_t, x0, t, s):
-        here = self._log_likelihood(x_t, t)
-        back = jnp.maximum(self._log_transition(x_t, t, s), -1e30)  # else nothing is left where alpha is 1
-        return self._mean(lambda k: jax.nn.softmax(back + self._log_likelihood(k, s)), x0, here > -jnp.inf)
+        possible = self._log_likelihood(x_t, t) > 0.1 * NEVER
+        back = jnp.maximum(self._log_transition(x_t, t, s), 0.1 * NEVER)  # where alpha is 1, x0 decides
+        return self._mean(lambda k: jax.nn.softmax(back + self._log_likelihood(k, s)), x0, possible)
 
     def rate_divergence(self, logits, x0, x_t, t):
         here, rate = self._log_likelihood(x_t, t), self._rate(times_for(x_t, t, "rate_divergence"))
-        possible = here > -jnp.inf
+        possible = here > 0.1 * NEVER
         p = normalised(jnp.where(possible, jax.nn.softmax(logits.astype(here.dtype)), 0.0))
         total = jnp.zeros_like(rate)
         for y in (x_t - 1, x_t + 1):  # the walk goes to neighbours
@@ -136,7 +138,7 @@ class DiscretisedGaussian(DiscreteProcess):
         """What is left of each wave, `(..., K + 1)`."""
         waves = 1 - np.cos(np.pi * np.arange(self.size + 1) / self.size)
         power = jnp.asarray(waves / waves[1], alpha.dtype).reshape((1,) * alpha.ndim + (-1,))
-        return jnp.where(power == 0, 1.0, jnp.maximum(alpha[..., None], 0) ** power)
+        return jnp.where(power == 0, 1.0, jnp.maximum(alpha[..., None], 0)) ** power
 
     @property
     def _variance(self):
@@ -145,7 +147,7 @@ class DiscretisedGaussian(DiscreteProcess):
 
     def _log_kernel(self, alpha):
         """`log g` over the circle, `(..., 2K)`: a wrapped Bessel law while narrow, waves once it is wide."""
-        wide = jnp.log(jnp.maximum(jnp.fft.irfft(self._decay(alpha), 2 * self.size), 0))
+        wide = _log(jnp.fft.irfft(self._decay(alpha), 2 * self.size))
         variance = -jnp.log(jnp.clip(alpha, 0.5, 1.0)) * self._variance
         around = -(-(3 * self.size + 24) // (2 * self.size))
         half = log_bessel_law(variance, 2 * self.size * around)
@@ -176,7 +178,13 @@ def log_bessel_law(variance, reach):
     ratios = jax.lax.scan(inwards, first, jnp.arange(reach - 1, -1, -1, dtype=variance.dtype))[1]
     ratios = jnp.moveaxis(ratios[::-1], 0, -1)
     centre = -jnp.log1p(2 * jnp.sum(jnp.cumprod(ratios, -1), -1, keepdims=True))
-    return jnp.concatenate([centre, centre + jnp.cumsum(jnp.log(ratios), -1)], -1)
+    return jnp.concatenate([centre, centre + jnp.cumsum(_log(ratios), -1)], -1)
+
+
+def _log(value):
+    """The logarithm where there is one, else `NEVER`, without a gradient: finite, as sums of it are."""
+    positive = value > 0
+    return jnp.where(positive, jnp.log(jnp.where(positive, value, 1.0)), NEVER)
 
 
 def discretised_gaussian(size, schedule=None):

@@ -22,8 +22,9 @@ class Product:
     parts: dict
 
     def __post_init__(self):
-        if not isinstance(self.parts, dict) or not self.parts:
-            raise ValueError(f"Product: expected a dict of processes, got {self.parts!r}")
+        named = isinstance(self.parts, dict) and all(isinstance(name, str) for name in self.parts)
+        if not named or not self.parts:
+            raise ValueError(f"Product: expected a dict of processes by name, got {self.parts!r}")
         for name, part in self.parts.items():
             if not hasattr(part, "log_snr") or part.paired:
                 raise ValueError(

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import check_output, concrete, dataclass, is_concrete, namespace, static_field
+from jaxdiff.core import check_output, concrete, dataclass, host, is_concrete, namespace, static_field
 
 
 @dataclass
@@ -172,6 +172,7 @@ class LinearSolver:
         if grid is None:
             raise ValueError(f"{self.name}: expected a grid of times, got None; see jd.grids")
         check_linear(self.name, process)
+        process = host(process)
         grid = grids.either_way(process, grid)
         rule = functools.partial(self.rule, process, **dict(self.options), **self.numbers)
         upwards = is_concrete(grid) and grid[0] < grid[-1]

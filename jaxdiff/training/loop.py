@@ -203,13 +203,16 @@ def _loop(state, dispatch, feed, layout, seed, span, recorder):
     step, steps, per_dispatch = span
     key = np.asarray(jax.random.key_data(jax.random.key(seed)))
     state, resident, key = layout.place(state), layout.replicate(feed.resident), layout.replicate(key)
+    compiled = set()
     while step < steps:
         count = min(per_dispatch - step % per_dispatch, steps - step)
         items = feed.items(step, count)
         if step == span[0]:
             recorder.before(items)
-        with recorder.patience() if count < per_dispatch else contextlib.nullcontext():
+        again = compiled and count not in compiled
+        with recorder.patience() if again else contextlib.nullcontext():
             state, metrics = dispatch(state, resident, layout.shard(items), key)
+        compiled.add(count)
         step += count
         recorder.after(step, state, metrics)
     return layout.fetch(state)

@@ -302,3 +302,23 @@ def test_a_tabled_schedule_takes_python_and_whole_times():
     schedule = schedules.table([0.5, 0.0])
     np.testing.assert_allclose([schedule.alpha(0.5), schedule.alpha(0.25)], [0.5, 0.75])
     np.testing.assert_allclose(schedule.alpha(jnp.array([0, 1])), [1.0, 0.0])
+
+
+@pytest.mark.parametrize("loss", ["rate_divergence", "divergence"])
+def test_a_schedule_of_the_gaussian_process_is_learned_at_every_time(loss):
+    x0, x_t, times = np.array([[3]]), np.array([[5]]), np.float32([0.01, 0.1, 0.4, 0.9, 1.0])
+    logits = np.random.default_rng(0).normal(size=(1, 1, 16)).astype(np.float32)
+
+    def value(power, t):
+        process = processes.discretised_gaussian(16, schedules.polynomial(power))
+        earlier = (0.5 * t,) if loss == "divergence" else ()
+        return getattr(process, loss)(logits, x0, x_t, t, *earlier)[0, 0]
+
+    @jax.jit
+    def both(step):
+        ends = [jax.vmap(lambda t, p=p: value(p, t))(times) for p in (1.3 + step, 1.3 - step)]
+        return jax.vmap(jax.grad(value), (None, 0))(1.3, times), (ends[0] - ends[1]) / (2 * step)
+
+    found, differences = map(np.asarray, both(np.float32(0.01)))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, differences, rtol=2e-2, atol=2e-2)

@@ -1,5 +1,7 @@
 """Fitted schedules: the separation of known data, the optimal path's energy, gradients of learned ones."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import optax
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.core import dataclass, namespace
+from jaxdiff.processes.linear import LinearProcess
 
 P = jd.processes
 
@@ -136,3 +140,49 @@ def test_trained_heights_are_read_as_known_numbers_and_stay_as_they_are():
     assert process.log_snr(np.array([0.5])).dtype == np.float64
     assert jax.tree.leaves(process)[0] is heights
     assert jax.tree.leaves(process.replace(log_snr_max=5.0))[0] is heights
+    assert process == jax.tree.map(lambda leaf: leaf, process) and process != P.VP()
+
+
+@dataclasses.dataclass(frozen=True)
+class Bare:
+    """A process of one's own that shares nothing with ours."""
+
+    w: object
+    t_min, t_max, paired, normal, repeats = 1e-3, 1.0, False, True, False
+
+    def coefficients(self, t):
+        xp, w = namespace(t, self), self.w["w"] if isinstance(self.w, dict) else self.w
+        return xp.cos(t * w), 0 * t, xp.sin(t * w)
+
+    def log_snr(self, t):
+        a, _, c = self.coefficients(t)
+        return namespace(t, self).log(a / c)
+
+    def endpoint(self, y):
+        return y
+
+
+jax.tree_util.register_dataclass(Bare, ["w"], [])
+
+
+@dataclass
+class Kept(LinearProcess):
+    """A process of one's own that keeps its numbers in a dict."""
+
+    w: dict
+    t_min: float = 1e-3
+    t_max: float = 1.0
+    coefficients = Bare.coefficients
+
+
+def test_processes_of_ones_own_hold_jax_numbers_within_jit():
+    grid, x, w = np.linspace(1, 0.01, 5), np.ones((2, 3), np.float32), jnp.float32(1.25)
+    every = Bare(w), Kept({"w": w}), Kept({"w": 1.25})
+
+    @jax.jit
+    def walks(x):
+        return [jd.sample(None, lambda x, t: 0.5 * x, p, jd.solvers.ddim(), grid, x=x) for p in every]
+
+    bare, kept, known = walks(x)
+    np.testing.assert_allclose(bare, known, rtol=1e-6)
+    np.testing.assert_array_equal(kept, known)

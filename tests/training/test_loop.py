@@ -18,6 +18,7 @@ from jaxdiff.data.arrays import batch_indices
 from jaxdiff.training import Interrupted, checkpoints, fingerprint, fit, loop, read_log
 from jaxdiff.training.parallel import parallel
 from jaxdiff.training.progress import Progress
+from jaxdiff.training.recorder import Recorder
 
 X = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
 STEPS = 30
@@ -78,12 +79,24 @@ def test_an_interrupted_run_ends_with_the_bits_of_one_that_was_not(tmp_path, mod
     assert steps == [5, 10, 15, 20, 25, 30]
 
 
-def test_steps_to_keep_are_met_after_a_stop_between_dispatches(tmp_path, straight):
+def test_steps_to_keep_are_met_after_a_stop_between_dispatches(tmp_path, straight, monkeypatch):
+    """And the watchdog allows for the second program, which the start of the run does not cover."""
+    events, patience, after = [], Recorder.patience, Recorder.after
+
+    def followed(self, step, *rest):
+        events.append(step)
+        after(self, step, *rest)
+        events.append(step)
+
     kept = {"keep": 1, "checkpoint_every": 5, "keep_every": 10}
     with pytest.raises(Interrupted, match="at step 7"):
         train(tmp_path, **kept, **stop_at(7))
+    monkeypatch.setattr(Recorder, "patience", lambda self: events.append("patience") or patience(self))
+    monkeypatch.setattr(Recorder, "after", followed)
     assert fingerprint(train(tmp_path, **kept, updates_per_dispatch=5)) == straight
     assert checkpoints.steps(tmp_path / "checkpoints") == [30, 20, 10]
+    at = [index for index, event in enumerate(events) if event in (10, 15, 20)]
+    assert events[at[1] : at[2] + 1] == [10, "patience", 15] and events[at[3] : at[4] + 1] == [15, 20]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.core import check_count, concrete, dataclass
-from jaxdiff.solvers.discrete.steps import Walk
+from jaxdiff.solvers.discrete.steps import consistent
 
 
 def prompt(process, tokens, length, batch=1):
@@ -41,7 +41,7 @@ class Clamped:
     tokens: object
     known: object
 
-    alone = property(lambda self: self.solver.alone)
+    alone = property(lambda self: getattr(self.solver, "alone", None))
 
     def plan(self, process, grid=None):
         """The solver's plan."""
@@ -66,7 +66,7 @@ class Clamped:
 
     def clean(self, process, x0, x):
         """The solver's, with the known tokens."""
-        return self._hold(self.solver.clean(process, x0, x), self.tokens)
+        return self._hold(getattr(self.solver, "clean", consistent)(process, x0, x), self.tokens)
 
     def _hold(self, x, tokens):
         return jnp.where(jnp.asarray(self.known), jnp.asarray(tokens), x).astype(x.dtype)
@@ -89,7 +89,7 @@ def clamped(solver, tokens, known):
             f"clamped: expected tokens and known of one shape (batch, length), got {np.shape(tokens)} and "
             f"{np.shape(known)}"
         )
-    if not isinstance(solver, (Walk, Clamped)):
+    if hasattr(solver, "solver") and not isinstance(solver, Clamped):
         raise ValueError(
             f"clamped: expected a solver of jd.solvers.discrete, got {type(solver).__name__}; particles and "
             "others that take a solver take clamped(solver)"

@@ -70,6 +70,11 @@ def per_row(process, steps):
     return jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (steps, *np.shape(leaf))), process)
 
 
+def consistent(process, x0, x):
+    """What a draw `x0` of the clean tokens amounts to at `x`."""
+    return process.consistent(x0, x)
+
+
 class Walk:
     """What discrete solvers share: tokens for a state, and checked logits.
 
@@ -88,9 +93,7 @@ class Walk:
         """`denoise(x, t)`, refused unless it has one logit per clean token."""
         return dense(process.check_logits(denoise(x, t), x, type(self).__name__))
 
-    def clean(self, process, x0, x):
-        """What a draw `x0` of the clean tokens amounts to at `x`."""
-        return process.consistent(x0, x)
+    clean = staticmethod(consistent)
 
 
 @dataclass
@@ -123,6 +126,7 @@ class Ancestral(Walk):
 def ancestral(cache=False):
     """The reverse chain: `x0 ~ p(. | x_t)`, then `x_s ~ q(x_s | x_t, x0)`, for every discrete process.
 
+    A token of -1 in a sample says that the network gave no law for it: not-a-number, or nothing possible.
     Both draws together are one of `sum_k q(x_s | x_t, k) p(k | x_t)`, in O(1) memory per token beyond the
     logits. Austin et al. (2021), arXiv:2107.03006.
 
