@@ -237,9 +237,8 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_what_does_not_fit_is_refused_by_name(what):
-    call, match = REFUSED[what]
+@pytest.mark.parametrize(("call", "match"), REFUSED.values(), ids=REFUSED)
+def test_what_does_not_fit_is_refused_by_name(call, match):
     with pytest.raises(ValueError, match=match):
         call()
 

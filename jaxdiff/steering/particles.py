@@ -23,7 +23,7 @@ from jaxdiff.core import (
     static_field,
 )
 from jaxdiff.core.categorical import categorical, dense
-from jaxdiff.solvers.discrete.steps import consistent
+from jaxdiff.solvers.discrete.steps import settled
 from jaxdiff.solvers.tableau import check_rows
 
 POTENTIALS = ("difference", "max", "sum")
@@ -266,8 +266,7 @@ def estimate(solver, denoise, x, row, keys):
     if process is None:
         return clean, clean
     logits = dense(process.check_logits(clean, x, "steering"))
-    settle = getattr(solver, "clean", consistent)
-    x0 = settle(process, categorical(fold_in(keys, 2**20 + 1), logits), x)
+    x0 = settled(solver, process, categorical(fold_in(keys, 2**20 + 1), logits), x)
     drawn = jax.lax.broadcasted_iota(x0.dtype, logits.shape, logits.ndim - 1) == x0[..., None]
     return x0, jnp.where((row.to > 0) | drawn, logits, -jnp.inf)
 

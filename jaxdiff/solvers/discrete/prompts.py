@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.core import check_count, concrete, dataclass
-from jaxdiff.solvers.discrete.steps import consistent
+from jaxdiff.solvers.discrete.steps import settled
 
 
 def prompt(process, tokens, length, batch=1):
@@ -66,7 +66,7 @@ class Clamped:
 
     def clean(self, process, x0, x):
         """The solver's, with the known tokens."""
-        return self._hold(getattr(self.solver, "clean", consistent)(process, x0, x), self.tokens)
+        return self._hold(settled(self.solver, process, x0, x), self.tokens)
 
     def _hold(self, x, tokens):
         return jnp.where(jnp.asarray(self.known), jnp.asarray(tokens), x).astype(x.dtype)

@@ -70,9 +70,9 @@ def per_row(process, steps):
     return jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (steps, *np.shape(leaf))), process)
 
 
-def consistent(process, x0, x):
-    """What a draw `x0` of the clean tokens amounts to at `x`."""
-    return process.consistent(x0, x)
+def settled(solver, process, x0, x):
+    """What a draw `x0` of the clean tokens amounts to at `x`: with what a solver holds, or `x` shows."""
+    return solver.clean(process, x0, x) if hasattr(solver, "clean") else process.consistent(x0, x)
 
 
 class Walk:
@@ -92,8 +92,6 @@ class Walk:
     def logits(self, denoise, x, t, process):
         """`denoise(x, t)`, refused unless it has one logit per clean token."""
         return dense(process.check_logits(denoise(x, t), x, type(self).__name__))
-
-    clean = staticmethod(consistent)
 
 
 @dataclass
