@@ -25,7 +25,9 @@ def optimal_transport(method="auto", regularization=0.05):
 
     Straighter paths and a lower variance of the flow-matching target, with the same marginals. With
     labels, examples are exchanged within their class only, so that noise stays independent of the class, as
-    it is in sampling; so it has to be of whatever else a network is told of an example.
+    it is in sampling; so it has to be of whatever else a network is told of an example. Within `shard_map` it
+    pairs each device's share, and needs `check_vma=False`.
+
     Tong et al. (2024), arXiv:2302.00482, and Pooladian et al. (2023), arXiv:2304.14772.
 
     Args:

@@ -13,6 +13,7 @@ from jaxdiff.core import (
     check_count,
     check_noise,
     concrete,
+    floating,
     fold_in,
     is_concrete,
     namespace,
@@ -145,7 +146,7 @@ def variational_bound(key, denoise, process, x0, *, samples=1, y=None):
     """
     check_noise("variational_bound", process, "see log_prob")
     check_count("variational_bound", samples=samples)
-    x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
+    x0 = floating("variational_bound", x0)
     keys, size = batch_keys(key, x0.shape[0], "variational_bound"), x0[0].size
     high, low = log_snr_range(process)
     ends = np.array([0.0, 1.0]) * (low - high) + high
@@ -232,7 +233,7 @@ def bits_per_dimension(log_density, size, count=256, low=-1.0, high=1.0):
 
 
 def _start(x):
-    x = jnp.asarray(x, jnp.result_type(x, jnp.float32))
+    x = floating("log_prob", x)
     return {"x": x, "cq": jnp.sum(jnp.zeros_like(x), axis=tuple(range(1, x.ndim)))}  # on the devices of x
 
 

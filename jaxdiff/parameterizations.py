@@ -194,6 +194,8 @@ def edm(sigma_data=0.5):
 
         c_skip = a sigma_data^2 / S^2,  c_out = c sigma_data / S,  c_in = 1 / S,  c_noise = log(c / a) / 4
 
+    With a second endpoint, taken to have the same deviation, `c_in = 1 / sqrt(S^2 + b^2 sigma_data^2)`.
+
     Karras et al. (2022), arXiv:2206.00364, table 1 (a = 1).
     """
     check_positive("edm", sigma_data=sigma_data)

@@ -107,7 +107,11 @@ def _shift(process, y):
 
     def add(x, t, sign=1):
         b = sign * process.coefficients(t)[1]  # of adaptive solvers a number per sample
-        return jax.tree.map(lambda x, y: x + match_dims(jnp.asarray(b, x.dtype), x) * y, x, y)
+
+        def leaf(x, y):
+            return x + match_dims(jnp.asarray(b, x.dtype), x) * jnp.asarray(y, x.dtype)
+
+        return jax.tree.map(leaf, x, y)
 
     return add
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logit, ndtri
 from jax.scipy.stats import norm
 
-from jaxdiff.core import check_positive, dataclass, host, namespace, static_field, typed
+from jaxdiff.core import check_positive, concrete, dataclass, host, namespace, static_field, typed
 
 
 @dataclass
@@ -106,6 +106,12 @@ def log_snr_range(process):
     check_snr("log_snr", process)
     process = host(process)
     xp, high, low = namespace(0.0, process), process.log_snr(process.t_min), process.log_snr(process.t_max)
+    known = concrete(high)
+    if known is not None and (known == float("inf")).any():
+        raise ValueError(
+            f"log_snr: expected a process with noise at t_min, got {type(process).__name__} with c = 0 at "
+            f"{process.t_min}; take a grid in t, such as uniform"
+        )
     return high, xp.where(xp.isfinite(low), low, -high)
 
 

@@ -106,6 +106,31 @@ REFUSED = {
     "a classifier under heavy tails": (
         lambda: guidance.classifier(half, HEAVY, lambda x, t: first(x)), "classifier: .* normal noise"
     ),
+    "a loss to guide by under symmetric noise": (
+        lambda: guidance.energy(half, SYMMETRIC, first), "energy: .* noise that repeats no entries"
+    ),
+    "a loss to guide by under heavy tails": (
+        lambda: guidance.energy(half, HEAVY, first), "energy: .* normal noise"
+    ),
+    "a Gaussian start of symmetric noise": (
+        lambda: S.gaussian_start(KEYS, SYMMETRIC, None), "gaussian_start: .* repeats no entries"
+    ),
+    "a Gaussian start of heavy tails": (
+        lambda: S.gaussian_start(KEYS, HEAVY, None), "gaussian_start: .* normal noise"
+    ),
+    "a Gaussian start between two ends": (
+        lambda: S.gaussian_start(KEYS, MEAN_REVERTING, None), "gaussian_start: .* MeanReverting, which has y"
+    ),
+    "levels of a path without noise": (
+        lambda: grids.karras(P.Residual(scale=0.0), 4), "with noise at t_min, got Residual .* uniform"
+    ),
+    "levels of a bridge whose end is its base's": (
+        lambda: S.from_level(S.ddim(), np.array([0.5, 0.2]), 3).plan(P.DiffusionBridge(VP)),
+        "from_level: .* t_max of its own, got DiffusionBridge",
+    ),
+    "a growing noise that does not grow": (
+        lambda: P.OrnsteinUhlenbeckVE(sigma_min=0.5, sigma_max=0.05), "sigma_min < sigma_max, got 0.5 and"
+    ),
     "a fitted velocity between two ends": (
         lambda: guidance.zero_star(half, half, 2.0, MEAN_REVERTING), "zero_star: .* got MeanReverting"
     ),
@@ -241,6 +266,46 @@ REFUSED = {
 def test_what_does_not_fit_is_refused_by_name(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+BYTES = jnp.ones((4, 3), jnp.uint8)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: likelihood.log_prob(None, half, VP, BYTES, solver=HEUN, grid=GRID),
+    lambda: likelihood.variational_bound(KEYS, half, VP, BYTES),
+    lambda: E.sdedit(KEYS, half, VP, S.ddim(), GRID[1:], BYTES),
+    lambda: E.encode(KEYS, half, VP, S.ancestral(), GRID[:-1], BYTES),
+    lambda: E.fixed_point(half, VP, GRID[:-1], BYTES),
+    lambda: E.invert(half, VP, S.edict(), GRID[:-1], BYTES),
+    lambda: jd.diagnostics.mutual_information(KEYS, half, half, VP, BYTES),
+    lambda: S.fit_model_statistics(KEYS, half, VP, BYTES),
+    lambda: jd.losses.mean_flow(lambda x, t, r: x, KEYS, BYTES),
+])  # fmt: skip
+def test_data_that_is_not_scaled_to_floats_is_refused(call):
+    with pytest.raises(ValueError, match="to be a floating array .* got uint8 .* scale integer images"):
+        call()
+
+
+def test_float32_stays_so_beside_wider_numbers(x64):
+    x, y, seen = np.float32(np.ones((4, 2))), np.ones((4, 2)), []
+
+    def net(x, *times):
+        seen.extend(jax.tree.leaves((x, times)))
+        return x
+
+    jd.losses.mean_flow(net, KEYS, x)
+    data = jd.parameterizations.data()
+    jd.losses.joint(net, KEYS, {"a": x, "b": x}, process=BOTH, parameterization=data)
+    steps = grids.uniform(MEAN_REVERTING, 2)
+    for save in ("final", "all"):
+        path = lambda save=save: walk(MEAN_REVERTING, S.ddim(), x, grid=steps, denoise=net, y=y, save=save)  # noqa: E731
+        seen.append(jax.eval_shape(path))
+    table = P.DiscreteVP(np.linspace(1e-3, 0.2, 20))
+    steps = grids.uniform(table, 2)
+    for solver in (S.adaptive(coordinate="time"), S.adaptive(tau=1.0), S.dpm_adaptive(2)):
+        seen.append(jax.eval_shape(lambda solver=solver: walk(table, solver, x, grid=steps, denoise=net)))
+    assert {leaf.dtype for leaf in seen} == {np.dtype("float32")}
 
 
 def test_statistics_tell_processes_apart_and_know_their_own():
@@ -464,6 +529,13 @@ def test_densities_within_shard_map_as_jax_has_it():
     fn = lambda x: likelihood.log_prob(None, half, VP, x, solver=S.ddim(), grid=GRID)  # noqa: E731
     spread = jax.jit(jax.shard_map(fn, mesh=mesh, in_specs=spec, out_specs=spec))(X)
     np.testing.assert_allclose(spread, jax.jit(fn)(X), rtol=1e-5)
+
+
+def test_brownian_paths_within_shard_map_as_jax_has_it():
+    mesh, spec = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("d",)), jax.P("d")
+    path = lambda keys: S.brownian(keys, VP, depth=3).noise(0.7, 0.4, X[: len(keys)])  # noqa: E731
+    spread = jax.jit(jax.shard_map(path, mesh=mesh, in_specs=spec, out_specs=spec))(KEYS)
+    np.testing.assert_allclose(spread, path(KEYS), rtol=1e-5)
 
 
 def test_dropout_within_shard_map_as_jax_has_it():

@@ -22,6 +22,7 @@ from jaxdiff.core.checks import (
     check_positive,
     check_seed,
     check_share,
+    floating,
     unknown_name,
 )
 from jaxdiff.core.keys import batch_keys, fold_in, normal_like, typed
@@ -48,6 +49,7 @@ __all__ = [
     "concrete",
     "constrain_batch",
     "dataclass",
+    "floating",
     "fold_in",
     "host",
     "is_concrete",

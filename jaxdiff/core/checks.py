@@ -3,6 +3,7 @@
 import difflib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -33,6 +34,17 @@ def check_share(where, **numbers):
     for name, value in numbers.items():
         if isinstance(value, (int, float, np.number)) and not 0 <= value <= 1:
             raise ValueError(f"{where}: expected {name}, a share, in [0, 1], got {value}")
+
+
+def floating(where, x0):
+    """A leaf of clean data in float32 or wider."""
+    if not hasattr(x0, "dtype") or jnp.ndim(x0) < 1 or not jnp.issubdtype(x0.dtype, jnp.floating):
+        got = f"{x0.dtype} of shape {jnp.shape(x0)}" if hasattr(x0, "dtype") else type(x0).__name__
+        raise ValueError(
+            f"{where}: expected x0 to be a floating array (batch, ...) or a pytree of them, got {got}; "
+            "scale integer images to floats first"
+        )
+    return jnp.asarray(x0, jnp.promote_types(x0.dtype, jnp.float32))
 
 
 def check_noise(where, process, instead=""):

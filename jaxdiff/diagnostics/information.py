@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import batch_keys, check_noise, check_one_ended, fold_in
+from jaxdiff.core import batch_keys, check_noise, check_one_ended, floating, fold_in
 from jaxdiff.grids import log_snr_range
 
 
@@ -30,7 +30,7 @@ def mutual_information(key, conditional, unconditional, process, x0, samples=16)
     """
     check_one_ended("mutual_information", process)
     check_noise("mutual_information", process)
-    x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
+    x0 = floating("mutual_information", x0)
     keys = batch_keys(key, x0.shape[0], "mutual_information")
     high, low = log_snr_range(process)
 

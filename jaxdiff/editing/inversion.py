@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import grids
-from jaxdiff.core import check_one_ended, concrete, dataclass
+from jaxdiff.core import check_one_ended, concrete, dataclass, floating
 from jaxdiff.solvers import Tableau, ddim, rewind
 from jaxdiff.solvers.tableau import State
 
@@ -35,7 +35,7 @@ def fixed_point(denoise, process, grid, x0, iterations=5):
     rows = _rows_above_zero("fixed_point", ddim().plan(process, grid))
     if iterations < 1:
         raise ValueError(f"fixed_point: expected at least 1 iteration, got {iterations}")
-    x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
+    x0 = floating("fixed_point", x0)
     rows = jax.tree.map(lambda leaf: jnp.asarray(leaf, x0.dtype), rows)
 
     def back(x_s, row):
@@ -89,7 +89,7 @@ def invert(denoise, process, solver, grid, x0):
         raise ValueError(
             "invert: expected an invertible solver, jd.solvers.edict() or jd.solvers.bdia(), not its plan"
         )
-    x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
+    x0 = floating("invert", x0)
     other = x0
     if solver.name == "bdia":  # its second sequence is the point before: by one explicit step
         other = jax.lax.stop_gradient(_explicit(denoise, process, grid, x0))

@@ -5,7 +5,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import batch_keys, check_choice, check_one_ended, concrete, dataclass, fold_in, safe_divide
+from jaxdiff.core import (
+    batch_keys,
+    check_choice,
+    check_one_ended,
+    concrete,
+    dataclass,
+    floating,
+    fold_in,
+    safe_divide,
+)
 from jaxdiff.sampling import sample
 from jaxdiff.solvers import tableau
 
@@ -54,7 +63,7 @@ def encode(keys, denoise, process, solver, grid, x0, path="independent"):
             f"every step, on a grid that ends above exact data; got {getattr(solver, 'name', 'a plan')}"
             + ("" if end is None else f" to t = {end[-1]:g}")
         )
-    x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
+    x0 = floating("encode", x0)
     rows = jax.tree.map(lambda leaf: jnp.asarray(leaf, x0.dtype), rows)
     keys = batch_keys(keys, x0.shape[0], "encode")
     points = (
@@ -103,7 +112,7 @@ def sdedit(keys, denoise, process, solver, grid, x0, **settings):
       x0: `(batch, ...)` data, or a sketch of it.
       settings: further arguments of `jd.sample`.
     """
-    x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
+    x0 = floating("sdedit", x0)
     keys = batch_keys(keys, x0.shape[0], "sdedit")
     known, noise = concrete(grid), process.noise(fold_in(keys, 0), x0)
     x = process.perturb(x0, noise, grid[0] if known is None else known[0].item(), settings.get("y"))

@@ -46,7 +46,11 @@ def energy(denoise, process, loss, scale=1.0, through=True):
       scale: as of `classifier_free`.
       through: whether the gradient runs through the denoiser; if not, `dD / dx` counts as the identity
         over a (Patel et al. (2024), arXiv:2412.00100), and the network is not differentiated.
+
+    Raises:
+      ValueError: as `classifier`.
     """
+    check_noise("energy", process)
 
     def guided(x, t):
         if through:

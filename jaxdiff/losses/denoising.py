@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import times as times_
-from jaxdiff.core import batch_keys, check_made, check_output, fold_in, match_dims
+from jaxdiff.core import batch_keys, check_made, check_output, floating, fold_in, match_dims
 
 
 def denoising(
@@ -68,14 +68,3 @@ def denoising(
     if weighting is None:
         return loss
     return loss * jnp.asarray(weighting(process, t) * k.c_out**2, loss.dtype)
-
-
-def floating(where, x0):
-    """A leaf of clean data in float32 or wider."""
-    if not hasattr(x0, "dtype") or jnp.ndim(x0) < 1 or not jnp.issubdtype(x0.dtype, jnp.floating):
-        got = f"{x0.dtype} of shape {jnp.shape(x0)}" if hasattr(x0, "dtype") else type(x0).__name__
-        raise ValueError(
-            f"{where}: expected x0 to be a floating array (batch, ...) or a pytree of them, got {got}; "
-            "scale integer images to floats first"
-        )
-    return jnp.asarray(x0, jnp.promote_types(x0.dtype, jnp.float32))

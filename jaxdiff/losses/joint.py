@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import times as times_
-from jaxdiff.core import batch_keys, check_output, fold_in, match_dims
-from jaxdiff.losses.denoising import floating
+from jaxdiff.core import batch_keys, check_output, floating, fold_in, match_dims
 
 
 def joint(net, key, x0, *, process, parameterization, weights=None, times=None, shared=0.0):
@@ -50,7 +49,8 @@ def joint(net, key, x0, *, process, parameterization, weights=None, times=None, 
         t = (law or times_.uniform()).replace(stratified=False).draw(which, part)
         k = kind.coefficients(part, t)
         noisy = part.perturb(x0[name], noises[name], t)
-        x_t[name], c_noise[name] = match_dims(k.c_in, noisy) * noisy, k.c_noise
+        x_t[name] = match_dims(jnp.asarray(k.c_in, noisy.dtype), noisy) * noisy
+        c_noise[name] = jnp.asarray(k.c_noise, noisy.dtype)  # times may be wider
         target[name] = kind.target(part, x0[name], noises[name], t)
     output, loss = net(x_t, c_noise), 0.0
     _check_complete(process, "the network's output", output)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import parameterizations, processes
-from jaxdiff.core import batch_keys, check_output, fold_in, match_dims
+from jaxdiff.core import batch_keys, check_output, floating, fold_in, match_dims
 from jaxdiff.losses.denoising import denoising
 
 
@@ -40,7 +40,7 @@ def flow_matching(
                 "with y too, and in sampling it does not; pair x0 with y instead"
             )
         if noise is None:
-            noise = process.noise(fold_in(keys, 1), jnp.asarray(x0, jnp.result_type(x0, jnp.float32)))
+            noise = process.noise(fold_in(keys, 1), floating("flow_matching", x0))
         noise = coupling(jax.random.fold_in(keys[0], 2), x0, noise, label)
     return denoising(
         net,
@@ -81,11 +81,12 @@ def mean_flow(net, key, x0, *, share=0.25, power=0.0, times=None, noise=None):
     from jaxdiff import times as times_
 
     process = processes.RectifiedFlow()
+    x0 = floating("mean_flow", x0)
     keys = batch_keys(key, x0.shape[0], "mean_flow")
     times = times or times_.logit_normal(-0.4)
     if isinstance(times, times_.Times):
         times = times.replace(stratified=False)
-    first, second = (times.draw(fold_in(keys, i), process) for i in (0, 1))
+    first, second = (jnp.asarray(times.draw(fold_in(keys, i), process), x0.dtype) for i in (0, 1))
     t, r = jnp.maximum(first, second), jnp.minimum(first, second)
     differ = jax.vmap(lambda k: jax.random.bernoulli(k, share))(fold_in(keys, 2))
     r = jnp.where(differ, r, t)

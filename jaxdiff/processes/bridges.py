@@ -20,7 +20,7 @@ from jaxdiff.core import (
     safe_sqrt,
     static_field,
 )
-from jaxdiff.processes.gaussian import check_times
+from jaxdiff.processes.gaussian import check_sigmas, check_times
 from jaxdiff.processes.linear import LinearProcess, log_or_infinite
 
 INTERPOLANTS = ("linear", "trigonometric")
@@ -290,9 +290,8 @@ class OrnsteinUhlenbeckVE(Paired):
     t_max: float = 1.0
 
     def __post_init__(self):
-        check_positive(
-            "OrnsteinUhlenbeckVE", gamma=self.gamma, sigma_min=self.sigma_min, sigma_max=self.sigma_max
-        )
+        check_positive("OrnsteinUhlenbeckVE", gamma=self.gamma)
+        check_sigmas(self)
         check_times(self)
 
     def coefficients(self, t):

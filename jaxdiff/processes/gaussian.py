@@ -27,6 +27,14 @@ def _check_betas(process):
     check_times(process)
 
 
+def check_sigmas(process):
+    """Raises ValueError unless 0 < sigma_min < sigma_max."""
+    name, low, high = type(process).__name__, process.sigma_min, process.sigma_max
+    check_positive(name, sigma_min=low, sigma_max=high)
+    if is_concrete(low, high) and np.any(low >= high):
+        raise ValueError(f"{name}: expected sigma_min < sigma_max, got {low} and {high}")
+
+
 def check_times(process):
     """Refuses `t_min` and `t_max` that are not `0 < t_min < t_max`."""
     check_positive(type(process).__name__, t_min=process.t_min, t_max=process.t_max)
@@ -154,9 +162,7 @@ class VE(LinearProcess):
     t_max: float = 1.0
 
     def __post_init__(self):
-        check_positive("VE", sigma_min=self.sigma_min, sigma_max=self.sigma_max)
-        if is_concrete(self.sigma_min, self.sigma_max) and np.any(self.sigma_min >= self.sigma_max):
-            raise ValueError(f"VE: expected sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        check_sigmas(self)
         check_times(self)
 
     def coefficients(self, t):
@@ -168,8 +174,7 @@ class VE(LinearProcess):
     def time_of_log_snr(self, log_snr):
         xp = namespace(log_snr, self)
         octaves = -log_snr - xp.log(self.sigma_min)
-        t = octaves / xp.log(self.sigma_max / self.sigma_min)
-        return xp.where(log_snr == xp.inf, 0.0, t)
+        return xp.maximum(octaves / xp.log(self.sigma_max / self.sigma_min), 0.0)
 
 
 @dataclass

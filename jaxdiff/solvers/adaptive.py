@@ -4,6 +4,7 @@ A row of the plan is a leg between two grid points, in which a sample takes as m
 grid only says where the path is saved. Samples go on together until the slowest has arrived.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -253,8 +254,8 @@ def _embedded(denoise, x, row, draw):
     del draw
     own, process = row.settings, row.process
     order = int(own.method[-1])
-    first, last = process.log_snr(row.start), process.log_snr(row.stop)
     batch, dtype = jax.tree.leaves(x)[0].shape[0], jax.tree.leaves(x)[0].dtype
+    first, last = (jnp.asarray(process.log_snr(t), dtype) for t in (row.start, row.stop))
     way = jnp.sign(last - first)
 
     def busy(state):
@@ -289,12 +290,14 @@ def _both_orders(denoise, process, x, log_snr, h, order, prediction):
     nodes = {2: (0.0, 1 / 2), 3: (0.0, 1 / 3, 2 / 3)}[order]
     own = 2 if prediction == "data" else 0  # the coefficient that scales x; the other one scales the estimate
     hh = -h if prediction == "data" else h
-    at = lambda r: process.coefficients(process.time_of_log_snr(log_snr + r * h))  # noqa: E731
+    cast = functools.partial(jnp.asarray, dtype=log_snr.dtype)  # coefficients of tables may be wider
+    time = lambda r: cast(process.time_of_log_snr(log_snr + r * h))  # noqa: E731
+    at = lambda r: tuple(map(cast, process.coefficients(time(r))))  # noqa: E731
     start = at(0.0)
 
     def estimate(point, r):
-        t = process.time_of_log_snr(log_snr + r * h)
-        a, _, c = process.coefficients(t)
+        t = time(r)
+        a, _, c = at(r)
         clean = jax.tree.map(lambda d, x: d.astype(x.dtype), denoise(point, t), point)
         if prediction == "data":
             return clean

@@ -101,7 +101,8 @@ class Brownian:
             bounds = choose((middle, bounds[1]), (bounds[0], middle), right)
             return 2 * node + right, bounds, choose(inner, low, right), choose(inner, high, ~right)
 
-        blank = jnp.zeros((keys.shape[0], *shape), dtype)
+        zero = (jax.random.key_data(keys)[:, 0] & 0).astype(dtype)  # within shard_map it varies as keys do
+        blank = jax.vmap(lambda zero: jnp.full(shape, zero))(zero)
         ends = ((jnp.asarray(-jnp.inf, dtype), blank), (jnp.asarray(jnp.inf, dtype), blank))
         state = (jnp.int32(1), (jnp.zeros((), dtype), jnp.ones((), dtype)), *ends)
         node, _, low, high = jax.lax.fori_loop(0, self.depth, halve, state)

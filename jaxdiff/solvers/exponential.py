@@ -204,18 +204,20 @@ class Form:
         (a_s, _, c_s), (a_t, _, c_t) = process.coefficients(s), process.coefficients(t)
         start = process.log_snr(s)
         xp = namespace(s, start, t, tau)
-        h = process.log_snr(t) - start
+        with np.errstate(invalid="ignore"):  # NaN, which is not finite, where neither time has noise
+            h = process.log_snr(t) - start
         finite = namespace(h).isfinite(h)  # known where the grid is, whatever tau
         k = 1 + tau**2 * xp.ones_like(h)
         x_s, noise = transition(xp, c_s, c_t, h, tau)
-        limit = a_t - a_s * c_t / c_s  # what is left of the first-order step where h is infinite
+        limit = a_t - a_s * noise_ratio(c_s, c_t)  # what is left of the first-order step where h is infinite
         scale, keep, rate = xp.where(finite, a_t, limit), None, -k
         if prediction == "noise":
             step = xp.where(finite, h, 0.0)
             x_s = xp.where(finite, a_t / xp.where(finite, a_s, 1.0), x_s)
             noise = xp.where(finite, tau * c_t * safe_sqrt(xp.expm1(2 * step)), noise)
             scale = xp.where(finite, -c_t, limit)
-            keep = (xp.where(finite, 1 / c_s, 0.0), xp.where(finite, -a_s / c_s, 1.0))
+            safe = xp.where(finite, c_s, 1.0)
+            keep = [xp.where(finite, 1 / safe, 0.0), xp.where(finite, -a_s / safe, 1.0)]
             rate = xp.ones_like(h)
         return cls(xp, s, start, h, finite, x_s, scale, noise, keep, k, rate, is_noisy(tau))
 
@@ -264,6 +266,12 @@ class Form:
         return table(self.t, columns, keep=self.keep, noisy=self.noisy)
 
 
+def noise_ratio(c_s, c_t):
+    """`c_t / c_s`, and 0 between times that both have no noise, as on a path of `c = 0`."""
+    xp = namespace(c_s, c_t)
+    return c_t / xp.where((c_s == 0) & (c_t == 0), 1.0, c_s)
+
+
 def transition(xp, c_s, c_t, h, tau):
     """Weights of `x_s` and of the noise: `(c_t / c_s) exp(-tau^2 h)`, `c_t sqrt(1 - exp(-2 tau^2 h))`.
 
@@ -273,7 +281,7 @@ def transition(xp, c_s, c_t, h, tau):
     exponent = tau**2 * xp.where(finite, h, 0.0)
     still = xp.where(finite, xp.exp(-exponent), xp.where(tau > 0, 0.0, 1.0))
     drawn = xp.where(finite, -xp.expm1(-2 * exponent), xp.where(tau > 0, 1.0, 0.0))
-    return c_t / c_s * still, c_t * safe_sqrt(drawn)
+    return noise_ratio(c_s, c_t) * still, c_t * safe_sqrt(drawn)
 
 
 def history_nodes(form, order, lower_order_final=False):

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import as_number, concrete, dataclass, namespace, safe_sqrt, static_field
+from jaxdiff.core import as_number, concrete, dataclass, match_dims, namespace, safe_sqrt, static_field
 from jaxdiff.solvers.tableau import LinearSolver, table
 
 
@@ -33,8 +34,9 @@ def field(velocity, score=None, epsilon=0.0, forward=False):
     def denoise(x, t):
         u = velocity(x, t)
         if score is not None:
-            u = u + (1 if forward else -1) * level(t) * score(x, t)
-        return x - t * u
+            of_score = match_dims(jnp.asarray(level(t), x.dtype), x, "field", "epsilon")
+            u = u + (1 if forward else -1) * of_score * score(x, t)
+        return x - match_dims(jnp.asarray(t, x.dtype), x, "field") * u
 
     return denoise
 
@@ -108,7 +110,7 @@ class FlowMap:
     def step(self, denoise, state, row, draw):
         """One jump."""
         del denoise, draw
-        t, r = (jax.numpy.full(state.x.shape[:1], time, state.x.dtype) for time in (row.t, row.to))
+        t, r = (jnp.full(state.x.shape[:1], time, state.x.dtype) for time in (row.t, row.to))
         return Map(state.x - (row.t - row.to) * self.net(state.x, t, r))
 
 

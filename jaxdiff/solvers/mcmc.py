@@ -290,6 +290,9 @@ def _from(process, t):
     """The process as grids see it that start at `t`."""
     while isinstance(process, OfBase):
         process = process.base
+    if isinstance(getattr(type(process), "t_max", None), property):
+        got = type(process).__name__
+        raise ValueError(f"from_level: expected a process with a t_max of its own, got {got}")
     return process.replace(t_max=t, t_min=min(process.t_min, 0.1 * t))
 
 

@@ -13,6 +13,7 @@ the start, or at the end of a way from data to noise), the step is one of DDIM.
 """
 
 from jaxdiff.core import check_choice, namespace
+from jaxdiff.solvers.exponential import noise_ratio
 from jaxdiff.solvers.tableau import linear, staged, table
 
 COORDINATES = ("time", "sigma", "log_snr")
@@ -97,7 +98,7 @@ def _runge_kutta(process, grid, stages, weights, coordinate):
         point = [scale / start, 0.0] if j == 0 else [0.0, scale / start]
         move = [*point, *slopes_so_far, 0.0]
         if j == 0:
-            still = c[1:] / c[:-1]
+            still = noise_ratio(c[:-1], c[1:])
             direct = [still, 0.0, a[1:] - a[:-1] * still, 0.0]
             move = [xp.where(single, one, other) for one, other in zip(direct, move, strict=True)]
             p, q = xp.where(single, 0.0, p), xp.where(single, 1.0, q)

@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import batch_keys, check_count, check_positive, dataclass, fold_in, safe_sqrt
+from jaxdiff.core import (
+    batch_keys,
+    check_count,
+    check_noise,
+    check_one_ended,
+    check_positive,
+    dataclass,
+    fold_in,
+    safe_sqrt,
+)
 
 
 @dataclass
@@ -104,7 +113,12 @@ def gaussian_start(keys, process, moments, t=None):
       process: forward process.
       moments: of the data, `Moments`.
       t: time, `t_max` by default.
+
+    Raises:
+      ValueError: for a process with a second endpoint, or whose noise is not normal and independent.
     """
+    check_one_ended("gaussian_start", process)
+    check_noise("gaussian_start", process)
     a, _, c = process.coefficients(process.t_max if t is None else t)
     keys = batch_keys(keys, None, "gaussian_start")
     dtype = jnp.result_type(float)

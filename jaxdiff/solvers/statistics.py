@@ -12,6 +12,7 @@ from jaxdiff.core import (
     check_choice,
     concrete,
     dataclass,
+    floating,
     fold_in,
     random_tangents,
     safe_divide,
@@ -122,7 +123,7 @@ def fit_model_statistics(
     start = float(process.log_snr(process.t_max))
     low = (start if np.isfinite(start) else -end) if low is None else low
     grid = np.linspace(low, end if high is None else high, steps + 1)
-    x0 = jnp.asarray(x0, jnp.result_type(x0, jnp.float32))
+    x0 = floating("fit_model_statistics", x0)
     keys = batch_keys(key, x0.shape[0], "fit_model_statistics")
     noise = process.noise(fold_in(keys, 0), x0)
     points = jnp.asarray(grid, x0.dtype)

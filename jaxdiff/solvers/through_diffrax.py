@@ -62,37 +62,41 @@ class _Equation:
         self.settings, self.process, self.coordinate = settings, process, settings.coordinate
         self.one, self.unravel, self.dtype = one, unravel, dtype
 
+    def cast(self, value):
+        """In the dtype of x: tables of a process may be wider."""
+        return jnp.asarray(value, self.dtype)
+
     def place(self, t):
         """The coordinate of a time."""
         place = {
             "time": lambda: t, "log_snr": lambda: self.process.log_snr(t),
             "sigma": lambda: jnp.exp(-self.process.log_snr(t)),
         }  # fmt: skip
-        return jnp.asarray(place[self.coordinate](), self.dtype)
+        return self.cast(place[self.coordinate]())
 
     def time(self, theta):
         """The time of a coordinate."""
         if self.coordinate == "time":
             return theta
-        return self.process.time_of_log_snr(theta if self.coordinate == "log_snr" else -jnp.log(theta))
+        level = theta if self.coordinate == "log_snr" else -jnp.log(theta)
+        return self.cast(self.process.time_of_log_snr(level))
 
     def levels(self, theta):
         """Signal and noise, shares of a whole: `share**2 + noise**2 = 1`, and the whole."""
-        a, _, c = self.process.coefficients(self.time(theta))
+        a, _, c = map(self.cast, self.process.coefficients(self.time(theta)))
         whole = jnp.sqrt(a**2 + c**2)
         return a / whole, c / whole, whole
 
     def scale(self, theta):
         if self.coordinate == "log_snr":
             return self.levels(theta)[2]
-        return slope(self.process, self.time(theta), self.coordinate)[0]
+        return self.cast(slope(self.process, self.time(theta), self.coordinate)[0])
 
     def drift(self, theta, z, network):
         t, x = self.time(theta), self.scale(theta) * z
-        clean = ravel_pytree(self.one(network, self.unravel(x), jnp.asarray(t, self.dtype)))[0]
-        clean = clean.astype(self.dtype)
+        clean = ravel_pytree(self.one(network, self.unravel(x), t))[0].astype(self.dtype)
         if self.coordinate != "log_snr":
-            _, p, q = slope(self.process, t, self.coordinate)
+            _, p, q = map(self.cast, slope(self.process, t, self.coordinate))
             return p * x + q * clean
         share = self.levels(theta)[0]
         return share * clean - share**2 * z + self.settings.tau**2 * (share * clean - z)

@@ -101,9 +101,16 @@ def walk_given(denoise, rows, x, condition=None):
 
 
 def fine_plan(process, steps=256):
-    """A plan for reference paths, whose last step to data starts `NATS` further than at `t_min`."""
+    """A plan for reference paths, whose last step to data starts up to `NATS` further than at `t_min`."""
+    high, low = _levels_beyond(process, NATS)
+    return unipc(3).plan(process, on_levels(process, np.linspace(low, high, steps)))
+
+
+def _levels_beyond(process, nats):
+    """The range of log-SNR, with so many nats beyond `t_min` where the process has such levels."""
     high, low = (float(level) for level in grids.log_snr_range(process))
-    return unipc(3).plan(process, on_levels(process, np.linspace(low, high + NATS, steps)))
+    there = np.isfinite(process.log_snr(process.time_of_log_snr(np.float64(high + nats))))
+    return high + nats if there else high, low
 
 
 def proposed(process, nfe, count, rng):
@@ -229,15 +236,15 @@ def free_table(process, start):
     n = start.nfe
     t, carried, weights = unrolled(start)
     a, _, c = process.coefficients(t)
-    high, low = (float(level) for level in grids.log_snr_range(process))
-    levels = jnp.asarray(np.clip(process.log_snr(t), low, high + 2), jnp.float32)
+    high, low = _levels_beyond(process, 2.0)
+    levels = jnp.asarray(np.clip(process.log_snr(t), low, high), jnp.float32)
     size = jnp.asarray(np.sqrt(a**2 + c**2), jnp.float32)  # of what `carried` acts on
     t, carried, weights = (jnp.asarray(v, jnp.float32) for v in (t, carried, weights))
     row, column = np.tril_indices(n)
 
     def table(change):
         level, carry, weight = jnp.split(change, [n - 1, 2 * n - 1])
-        level = jnp.clip(levels[1:] + level, low, high + 2)
+        level = jnp.clip(levels[1:] + level, low, high)
         times = jnp.concatenate([t[:1], process.time_of_log_snr(level)])
         estimates = weights.at[row, row - column].add(weight)
         still = jnp.zeros((n, 1))

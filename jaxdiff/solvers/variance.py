@@ -78,8 +78,7 @@ def fit_estimate_error(key, denoise, process, x0, times, y=None):
 
 
 def _place(xp, process, t):
-    a, _, c = process.coefficients(t)
-    return xp.log(c / (a + c))
+    return -xp.logaddexp(0.0, process.log_snr(t))
 
 
 def _check_process(fitted, process):

@@ -230,9 +230,11 @@ def test_residual_steps_are_the_published_ones():
     ])(x)  # fmt: skip
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     still = P.Residual(0.0)
-    path = walk(still, S.ddim().plan(still, grid), y)
     expected = [y + (1 - still.coefficients(t)[1]) * (clean - y) for t in grid]
-    np.testing.assert_allclose(path, expected, rtol=1e-6)
+    for solver in (S.ddim(), S.euler(), S.dpmpp_multistep(1)):
+        np.testing.assert_allclose(walk(still, solver.plan(still, grid), y), expected, rtol=1e-6)
+    for solver in (S.heun(), S.dpmpp_multistep(3), S.dpm_multistep(2), S.unipc(3), S.deis(2), S.lms(3)):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(solver.plan(still, grid))), solver
 
 
 def test_two_heads_walk_by_residual_and_noise():

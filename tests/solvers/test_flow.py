@@ -35,6 +35,14 @@ def data(key, n):
     return (MEANS[0, k] + STDS[0, k] * jax.random.normal(noise, (n,)))[:, None]
 
 
+def test_a_field_takes_a_time_of_each_example():
+    velocity, score = (lambda x, t: (1 + t[:, None]) * x), (lambda x, t: -x)
+    denoise = S.field(velocity, score, lambda t: t * (1 - t))
+    x, t = np.float32([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]), np.float32([0.9, 0.5, 0.1])
+    own = 1 - t * (1 + t + t * (1 - t))
+    np.testing.assert_allclose(denoise(x, t), own[:, None] * x, rtol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, 5.0])
 def test_both_marginals_are_reached_at_every_noise_level(epsilon):

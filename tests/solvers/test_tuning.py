@@ -121,6 +121,15 @@ def test_files_that_are_not_whole_are_refused(tmp_path):
     assert S.load(path).shape is None
 
 
+def test_reference_paths_go_as_far_beyond_t_min_as_the_process():
+    edm, ve = jd.processes.EDM(), jd.processes.VE()
+    near, least = (S.tuning.fine_plan(process).t[-1] for process in (edm, ve))
+    np.testing.assert_allclose([near, least], [edm.t_min * np.exp(-S.tuning.NATS), ve.t_min], rtol=1e-6)
+    free, table = S.tuning.free_table(ve, S.ddim().plan(ve, jd.grids.uniform(ve, 3)))
+    far = jax.jit(table)(jnp.full(free, 50.0))
+    assert np.isfinite(far.next).all() and np.all(far.t > 0)
+
+
 def test_paths_take_their_conditions_in_turn():
     """One network told which of two targets, against the two networks themselves."""
     x = STARTS[:6]

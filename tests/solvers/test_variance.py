@@ -98,3 +98,15 @@ def test_wrong_statistics_are_refused():
         S.ddim(0.5, variance=0.5)
     with pytest.raises(ValueError, match="times above 0"):
         S.fit_estimate_error(jax.random.key(0), None, process, np.ones((2, 3)), [0.0])
+
+
+@pytest.mark.parametrize("bridge", [
+    jd.processes.BrownianBridge(), jd.processes.DiffusionBridge(PROCESSES[0])
+], ids=["brownian", "diffusion"])  # fmt: skip
+def test_fitted_error_of_a_bridge_is_interpolated_up_to_its_pinned_end(bridge):
+    fitted = S.EstimateError(np.array([0.2, 0.6, 1.0]), np.array([0.1, 0.2, 0.4]), bridge)
+    between = fitted.at(bridge, np.array([0.6, 0.7, 0.9, 0.99, 1.0]))
+    np.testing.assert_allclose(between[[0, -1]], [0.2, 0.4])
+    assert np.all(np.diff(between) > 0)
+    rows = S.ancestral(variance=fitted).plan(bridge, np.array([1.0, 0.9, 0.5, 0.2, 0.0]))
+    assert np.all(rows.next[:-1, -1] > 0.1)
