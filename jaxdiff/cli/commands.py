@@ -35,7 +35,7 @@ class Sample:
       number: of samples.
       labels: classes to draw, repeated to the number.
       seed: of the samples.
-      out: files OUT.npz and OUT.png.
+      out: files OUT.npz and OUT.png; in a folder, samples.npz and samples.png.
       solver: such as "dpmpp_multistep(2)", or FILE.json of a tuned one.
       grid: such as karras.
       steps: of the grid.
@@ -188,6 +188,8 @@ def sample(given: Sample):
     labels = job_.check_labels(given.labels, given.number, job.num_classes)
     out = given.out or os.path.join(given.run, "samples")
     out = out.removesuffix(".npz").removesuffix(".png")
+    if os.path.isdir(out) or not os.path.basename(out):
+        out = os.path.join(out, "samples")
     seed = config["seed"] if given.seed is None else given.seed
     _draw_and_save(draw, params, job, config, given.number, seed, labels, out)
     print(f"{given.number} samples in {out}.npz, picture in {out}.png")

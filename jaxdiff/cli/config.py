@@ -227,6 +227,8 @@ def resolve(given, dataset):
     if given.label_drop is None and not config["conditional"]:
         config["label_drop"] = 0.0
     config["data"] = canonical(config["data"])
+    if config["solver"].endswith(".json"):
+        config["solver"] = os.path.abspath(config["solver"])
     config["ema"] = [ema.name(spec) for spec in config["ema"]]
     config["data_record"] = _record(dataset)
     return config

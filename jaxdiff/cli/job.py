@@ -39,10 +39,10 @@ def build_job(config):
     name, positional, overrides = parse("model", config["model"])
     if positional:
         raise ValueError(f"build_job: expected model fields as key=value, got {config['model']!r}")
-    if own := sorted(overrides.keys() & {"sample_shape", "num_classes", "vector_size"}):
+    if own := sorted(overrides.keys() & {"name", "sample_shape", "num_classes", "vector_size"}):
         raise ValueError(
-            f"build_job: expected a model without {own[0]}, which goes by the data and the augmentation, got "
-            f"{config['model']!r}"
+            f"build_job: expected a model without {own[0]}, which goes by the data, the augmentation and the "
+            f"model's name, got {config['model']!r}"
         )
     model = jd.models.build(
         name, sample_shape=shape, num_classes=num_classes,

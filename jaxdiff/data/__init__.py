@@ -14,7 +14,7 @@ from jaxdiff.data.edm import EDMAugment
 from jaxdiff.data.elastic import Elastic
 from jaxdiff.data.files import npz
 from jaxdiff.data.options import check_options
-from jaxdiff.data.streams import array_record, dataset, images, tfds
+from jaxdiff.data.streams import array_record, dataset, images, place, tfds
 from jaxdiff.data.toys import TOYS, toy
 from jaxdiff.data.write import write_tfds
 
@@ -65,12 +65,18 @@ def load(name, **options):
 
 
 def canonical(name):
-    """The name with its path made absolute, so that it means the same in another working directory."""
+    """The name with its path, or its `data_dir`, made absolute: it means the same in another directory."""
     kind, _, path = str(name).partition(":")
-    place = _parse(path)[0].split(":")[0] if kind == "tfds" else path
-    if kind in _KINDS and place and (kind != "tfds" or os.path.exists(place)):
+    if kind not in _KINDS or not path:
+        return str(name)
+    plain, written = _parse(path)
+    if kind != "tfds" or place(plain)[2]:
         return f"{kind}:{os.path.abspath(path)}"
-    return str(name)
+    data_dir = str(written.get("data_dir", ""))
+    if os.path.isabs(data_dir) or not os.path.isdir(data_dir):  # of TFDS's places, ~ and gs:// among them
+        return str(name)
+    written["data_dir"] = os.path.abspath(data_dir)
+    return f"tfds:{plain}({', '.join(f'{option}={value!r}' for option, value in written.items())})"
 
 
 def _parse(name):

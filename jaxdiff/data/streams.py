@@ -156,14 +156,20 @@ def _read(source, indices, chunk=1000):
     return {name: np.stack([example[name] for example in kept]) for name in kept[0]}
 
 
+def place(name):
+    """`(NAME, SPLIT or None, whether NAME is the directory of a prepared set)` of a `NAME[:SPLIT]`."""
+    rest, split = re.fullmatch(r"(.+?)(?::([a-zA-Z_].*))?", str(name)).groups()  # mnist:3.0.1 is a version
+    return rest, split, os.path.isfile(os.path.join(rest, "dataset_info.json"))
+
+
 def _builder(where, name, data_dir):
     """The prepared builder that `NAME[:SPLIT]` means, and the split."""
     import tensorflow_datasets as tfds
 
-    rest, split = re.fullmatch(r"(.+?)(?::([a-zA-Z_].*))?", str(name)).groups()  # mnist:3.0.1 is a version
+    rest, split, here = place(name)
     split = split or "train"
     try:
-        if os.path.isfile(os.path.join(rest, "dataset_info.json")):
+        if here:
             return tfds.builder_from_directory(rest), split
         builder = tfds.builder(rest, data_dir=data_dir, file_format="array_record")
     except Exception as error:

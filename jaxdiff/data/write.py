@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxdiff.data.sources import Folder
+from jaxdiff.data.sources import Broken, Folder
 
 VERSION = "1.0.0"
 
@@ -40,7 +40,7 @@ def write_tfds(data, directory, *, name="examples", num_classes=None):
         raise ValueError(f"{where}: expected no set in {root}, found one; remove it or choose another name")
     splits = data if isinstance(data, Mapping) and _by_split(data) else {"train": data}
     parts = {
-        split: _Images(part) if _is_path(part) else _Arrays(where, part) for split, part in splits.items()
+        split: (_Images if _is_path(part) else _Arrays)(where, part) for split, part in splits.items()
     }
     kinds = {split: part.features for split, part in parts.items()}
     first = next(iter(kinds.values()))
@@ -79,9 +79,9 @@ class _Arrays:
 
 
 class _Images:
-    def __init__(self, folder):
-        self._folder = Folder(folder)
-        height, width, channels = self._folder.__getitems__([0])[0]["x"].shape
+    def __init__(self, where, folder):
+        self._where, self._folder = where, Folder(folder)
+        height, width, channels = self._read(0)["x"].shape
         self.features = {"x": ("image", (height, width, channels))}
         self.num_classes = len(self._folder.classes)
         if self.num_classes:
@@ -89,8 +89,14 @@ class _Images:
 
     def __iter__(self):
         for i, path in enumerate(self._folder.paths):
-            example = self._folder.__getitems__([i])[0]  # checks it
+            example = self._read(i)
             yield i, example | {"x": _encoded(path, example["x"])}
+
+    def _read(self, index):
+        try:
+            return self._folder.__getitems__([index])[0]
+        except Broken as error:
+            raise ValueError(f"{self._where}: {error}; repair or remove it") from None
 
 
 def _encoded(path, pixels):

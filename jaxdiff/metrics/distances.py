@@ -35,18 +35,10 @@ def frechet_distance(x, y):
     """
     x, y = pair("frechet_distance", x, y)
     gap = x.mean(0) - y.mean(0)
-    if x.shape[1] > max(len(x), len(y)):
-        # C_x = A^T A: the root's trace is the sum of the singular values of A B^T, without a d x d matrix.
-        a, b = ((z - z.mean(0)) / np.sqrt(len(z) - 1) for z in (x, y))
-        cross = np.linalg.norm(a @ b.T, "nuc")
-        return float(gap @ gap + np.sum(a**2) + np.sum(b**2) - 2.0 * cross)
-    cov_x, cov_y = (np.atleast_2d(np.cov(a, rowvar=False)) for a in (x, y))
-    # The eigenvalues of C_x C_y are those of the symmetric R C_y R with R R = C_x.
-    values, vectors = np.linalg.eigh(cov_x)
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    product = np.linalg.eigvalsh(root @ cov_y @ root)
-    cross = np.sqrt(np.maximum(product, 0.0)).sum()
-    return float(gap @ gap + np.trace(cov_x) + np.trace(cov_y) - 2.0 * cross)
+    # C_x = A^T A: the root's trace is the sum of the singular values of A B^T, without the square root of an
+    # eigenvalue that is 0 but for rounding.
+    a, b = (np.linalg.qr((z - z.mean(0)) / np.sqrt(len(z) - 1), mode="r") for z in (x, y))
+    return float(gap @ gap + np.sum(a**2) + np.sum(b**2) - 2.0 * np.linalg.norm(a @ b.T, "nuc"))
 
 
 def _unbiased_mmd2(k_xx, k_yy, k_xy):
@@ -81,12 +73,15 @@ def mmd(x, y, bandwidth=None):
 
     Args:
       x, y: (n, d) and (m, d).
-      bandwidth: of the kernel; by default the median distance within `y` (the reference set).
+      bandwidth: of the kernel; by default the median distance within `y` (the reference set); where half
+        of its pairs or more coincide, the mean distance of the others.
     """
     from scipy.spatial.distance import cdist, pdist
 
     x, y = pair("mmd", x, y)
-    bandwidth = float(np.median(pdist(y))) if bandwidth is None else bandwidth
+    if bandwidth is None:
+        apart = pdist(y)
+        bandwidth = float(np.median(apart) or apart.sum() / max(np.count_nonzero(apart), 1))
     if not bandwidth > 0:
         raise ValueError(f"mmd: expected bandwidth > 0, got {bandwidth}; are the points all equal?")
 

@@ -6,18 +6,22 @@ from jaxdiff.core import check_count
 from jaxdiff.metrics.distances import pair
 
 
-def _nearest(points, queries, k=1):
-    """(len(queries), k) distances to the k nearest of `points`, ascending."""
+def _nearest(points, queries):
+    """(len(queries),) distances to the nearest of `points`."""
     from sklearn.neighbors import NearestNeighbors
 
-    return NearestNeighbors(n_neighbors=k).fit(points).kneighbors(queries)[0]
+    return NearestNeighbors(n_neighbors=1).fit(points).kneighbors(queries)[0][:, 0]
 
 
-def _inside(where, real, fake, k):
-    """(fake, real) whether a fake lies in the ball around a real point, and the balls' radii.
+def _radii(points, k):
+    """How far it is from each point to its k-th nearest other one, of which its ball is made."""
+    from scipy.spatial.distance import pdist, squareform
 
-    A ball reaches to its centre's k-th nearest other point.
-    """
+    return np.partition(squareform(pdist(points)), k, axis=1)[:, k]
+
+
+def _sets(where, real, fake, k):
+    """Both sets, and the (fake, real) distances between them: rounded as those that radii are of."""
     from scipy.spatial.distance import cdist
 
     check_count(where, k=k)
@@ -26,7 +30,7 @@ def _inside(where, real, fake, k):
         raise ValueError(
             f"{where}: expected more than k = {k} vectors a side, got {len(real)} and {len(fake)}"
         )
-    return cdist(fake, real) <= _nearest(real, real, k + 1)[:, -1]
+    return real, fake, cdist(fake, real)
 
 
 def precision_recall(real, fake, k=3):
@@ -41,8 +45,9 @@ def precision_recall(real, fake, k=3):
     Returns:
       (precision, recall).
     """
-    precision = _inside("precision_recall", real, fake, k).any(1).mean()
-    recall = _inside("precision_recall", fake, real, k).any(1).mean()
+    real, fake, apart = _sets("precision_recall", real, fake, k)
+    precision = (apart <= _radii(real, k)).any(1).mean()
+    recall = (apart.T <= _radii(fake, k)).any(1).mean()
     return float(precision), float(recall)
 
 
@@ -59,7 +64,8 @@ def density_coverage(real, fake, k=5):
     Returns:
       (density, coverage).
     """
-    inside = _inside("density_coverage", real, fake, k)
+    real, _, apart = _sets("density_coverage", real, fake, k)
+    inside = apart <= _radii(real, k)
     return float(inside.sum(1).mean() / k), float(inside.any(0).mean())
 
 
@@ -83,7 +89,7 @@ def memorisation_share(train, held_out, fake, draws=8, seed=0):
     rng = np.random.default_rng(seed)
 
     def distance(points):
-        return _nearest(points[rng.permutation(len(points))[:size]], fake)[:, 0]
+        return _nearest(points[rng.permutation(len(points))[:size]], fake)
 
     share = 0.0
     for _ in range(draws):

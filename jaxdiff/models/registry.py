@@ -69,9 +69,11 @@ def _check_value(field: str, kind, value) -> None:
         raise ValueError(f"build: expected {field} to be a number, got {value!r}")
     elif field.endswith("dtype") and value is not None:
         try:
-            jnp.dtype(value)
+            floating = jnp.issubdtype(jnp.dtype(value), jnp.floating)
         except TypeError:
-            raise ValueError(f"build: expected {field} such as 'bfloat16', got {value!r}") from None
+            floating = False
+        if not floating:
+            raise ValueError(f"build: expected {field} such as 'bfloat16', got {value!r}")
 
 
 def build(

@@ -159,7 +159,7 @@ def values(x, size):
 
 def times_for(x, t, where):
     """Times in floating point with the rank of the tokens."""
-    t = jnp.asarray(t, jnp.result_type(t, jnp.float32))
+    t = jnp.asarray(t, jnp.promote_types(jnp.result_type(t, float), jnp.float32))
     return t.reshape((1,) * jnp.ndim(x)) if t.ndim == 0 else match_dims(t, x, where)
 
 

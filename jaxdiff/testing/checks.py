@@ -119,6 +119,7 @@ def key_reuse(fn, *args):
 
     Raises:
       jax.errors.KeyReuseError: with the number of keys used more than once, and how often.
+      ValueError: where `args` hold no typed key to follow.
     """
     seen = collections.Counter()
 
@@ -135,7 +136,10 @@ def key_reuse(fn, *args):
         generators.setdefault(name, _recording(name, record))
         return jax.random.wrap_key_data(jax.random.key_data(leaf), impl=generators[name])
 
-    result = jax.block_until_ready(fn(*jax.tree.map(follow, args)))
+    args = jax.tree.map(follow, args)
+    if not generators:
+        raise ValueError("key_reuse: expected args to hold a key of jax.random.key, got none")
+    result = jax.block_until_ready(fn(*args))
     jax.effects_barrier()
     reused = [count for count in seen.values() if count > 1]
     if reused:

@@ -160,6 +160,14 @@ def test_sample_writes_the_number_asked_for_and_repeats_itself(run, tmp_path, ca
     assert set(c["label"]) == {1} and not np.array_equal(c["x"], b["x"])
 
 
+def test_sample_puts_its_files_into_a_folder(run, tmp_path, capsys):
+    for out in (f"{tmp_path}/new/", f"{tmp_path}/new"):
+        assert main(["sample", str(run), "-n", "2", "--out", out]) == 0
+        assert f"{tmp_path}/new/samples.npz" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"samples.npz", "samples.png"}
+    assert not list(tmp_path.glob("new.*"))
+
+
 def test_sample_takes_another_solver_grid_and_guidance(run, tmp_path, capsys):
     command = ["sample", str(run), "-n", "4", "--solver", "ddim(eta=1)", "--grid", "log_snr", "--steps", "2"]
     assert main([*command, "--guidance-scale", "2", "--out", str(tmp_path / "s.npz")]) == 0

@@ -66,6 +66,12 @@ def test_nothing_is_left_open_and_json_holds_it(digits):
     assert set(FREE) < set(config)
 
 
+def test_files_hold_in_another_working_directory(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve(Train(solver="five.json"), digits)["solver"] == f"{tmp_path}/five.json"
+    assert resolve(Train(solver="heun"), digits)["solver"] == "heun"
+
+
 def test_the_record_tells_other_data(digits):
     changed = dataclasses.replace(digits, train=digits.train | {"x": digits.train["x"] + 1})
     first, second = (resolve(Train(), d)["data_record"] for d in (digits, changed))
@@ -104,7 +110,7 @@ def test_what_goes_by_the_data_is_no_field_of_the_model(digits):
     config = resolve(Train(), digits)
     with pytest.raises(ValueError, match="UNet: expected channels of at least one level, got none"):
         build_job(config | {"model": "UNet-XS(channels=())"})
-    for name in ("num_classes", "vector_size", "sample_shape"):
+    for name in ("num_classes", "vector_size", "sample_shape", "name"):
         with pytest.raises(ValueError, match=f"expected a model without {name}, which goes by the data"):
             build_job(config | {"model": f"UNet-XS({name}=3)"})
 

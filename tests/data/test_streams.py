@@ -169,10 +169,16 @@ def test_options_out_of_range(directory):
 
 def test_names_hold_in_another_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "here").mkdir()
+    for folder in ("here", "mnist"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "here" / "dataset_info.json").touch()  # what makes a folder a set
     assert jd.data.canonical("npz:a.npz") == f"npz:{tmp_path}/a.npz"
     assert jd.data.canonical("tfds:here:train") == f"tfds:{tmp_path}/here:train"
-    for name in ("tfds:mnist:train", "digits", "npz:"):
+    assert jd.data.canonical("tfds:here(seed = 1)") == f"tfds:{tmp_path}/here(seed = 1)"
+    moved = f"tfds:mnist:test(seed=1, data_dir='{tmp_path}/here')"
+    assert jd.data.canonical("tfds:mnist:test(seed=1, data_dir='here')") == moved
+    away = "tfds:mnist(data_dir='~')", "tfds:mnist(data_dir='gs://a/b')"
+    for name in ("tfds:mnist:train", "tfds:mnist:3.0.1", "tfds:", "digits", "npz:", moved, *away):
         assert jd.data.canonical(name) == name
 
 

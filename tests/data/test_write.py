@@ -71,6 +71,17 @@ def test_what_cannot_be_written(data, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("broken", [0, 2])
+def test_a_file_that_is_no_image(broken, tmp_path):
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        Image.fromarray(X[i, ..., 0]).save(tmp_path / "in" / f"{i}.png")
+    (tmp_path / "in" / f"{broken}.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=rf"write_tfds:pets: {broken}.png: expected an image of 8 or 16"):
+        write_tfds(tmp_path / "in", tmp_path / "out", name="pets")
+    assert not list(tmp_path.glob("out/pets/*"))
+
+
 def test_a_set_is_not_overwritten(tmp_path):
     write_tfds({"x": X[:2]}, tmp_path)
     with pytest.raises(ValueError, match="expected no set in .*examples/1.0.0, found one"):

@@ -31,13 +31,21 @@ def test_frechet_distance_of_singular_and_one_dimensional_sets():
     np.testing.assert_allclose(frechet_distance(line, 3 * line + 0.5), expected, rtol=1e-9)
 
 
-def test_frechet_distance_of_long_vectors_needs_no_matrix_of_their_length(monkeypatch):
+def test_frechet_distance_does_not_lose_digits_to_singular_covariances():
+    rng = np.random.default_rng(3)
+    plane = rng.normal(size=(5, 64))  # features that repeat each other, as those of a network may
+    x, y = (rng.normal(size=(n, 5)) for n in (90, 80))
+    turn = np.linalg.qr(plane.T)[0].T
+    np.testing.assert_allclose(frechet_distance(x @ turn, y @ turn), frechet_distance(x, y), rtol=1e-12)
+    x = 1e3 * x @ plane
+    assert abs(frechet_distance(x, x)) < 1e-12 * np.sum(x.var(0))
+
+
+def test_frechet_distance_of_long_vectors_needs_no_matrix_of_their_length():
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(8, 4)), 1 + rng.normal(size=(9, 4))
-    turn = np.linalg.qr(rng.normal(size=(50, 4)))[0].T  # into a plane of a larger space
-    short = frechet_distance(x, y)
-    monkeypatch.setattr(np, "cov", None)
-    np.testing.assert_allclose(frechet_distance(x @ turn, y @ turn), short, rtol=1e-9)
+    turn = np.linalg.qr(rng.normal(size=(10_000, 4)))[0].T  # into a plane of a larger space
+    np.testing.assert_allclose(frechet_distance(x @ turn, y @ turn), frechet_distance(x, y), rtol=1e-9)
 
 
 @pytest.mark.parametrize("distance", [kernel_distance, mmd])
@@ -63,6 +71,13 @@ def test_mmd_of_gaussians_in_closed_form():
     # E k(x, y) = (1 + 2 / w^2)^(-1/2) exp(-m^2 / (2 (w^2 + 2))) with w = 1
     expected = 2 * 3**-0.5 * (1 - np.exp(-(1.5**2) / 6))
     np.testing.assert_allclose(mmd(x, y, bandwidth=1.0), expected, rtol=0.1)
+
+
+def test_mmd_where_most_pairs_coincide():
+    y = np.repeat([0.0, 2.0], [18, 2])[:, None]
+    assert mmd(y[::-1], y) == mmd(y, y, bandwidth=2.0)
+    with pytest.raises(ValueError, match="expected bandwidth > 0, got 0.0; are the points all equal"):
+        mmd(y, y[:9])
 
 
 def test_sliced_wasserstein_of_a_shift():

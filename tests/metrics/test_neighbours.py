@@ -30,6 +30,14 @@ def test_density_and_coverage_of_one_distribution():
     np.testing.assert_allclose(np.mean(pairs, 0), [1.0, 1 - 0.5**5], atol=0.01)
 
 
+@pytest.mark.parametrize("dimension", [2, 15, 16, 64])
+def test_the_neighbour_that_a_ball_reaches_to_is_in_it(dimension):
+    """Of exact copies: each ball holds its centre and k others, in any dimension."""
+    x = np.random.default_rng(0).normal(size=(203, dimension))
+    assert density_coverage(x, x.copy(), k=5) == (6 / 5, 1.0)
+    assert precision_recall(x, x[::-1] + 1e-9) == (1.0, 1.0)
+
+
 def test_too_few_points():
     with pytest.raises(ValueError, match="more than k = 3"):
         precision_recall(np.zeros((3, 2)), np.zeros((9, 2)))

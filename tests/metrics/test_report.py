@@ -51,6 +51,16 @@ def test_vectors_against_a_shifted_copy():
     assert bad["sliced_wasserstein"].value > 0.5 and bad["two_sample_accuracy"].value > 0.8
 
 
+def test_equal_examples_leave_out_the_metric_that_has_no_scale(monkeypatch):
+    monkeypatch.setattr(report, "classifier_two_sample", lambda x, y: 0.5)
+    rng = np.random.default_rng(0)
+    flags = (rng.random((60, 1)) < 0.9).astype(np.float32)
+    samples = rng.normal(size=(20, 1)).astype(np.float32)
+    for x, found in ((flags, True), (np.ones_like(flags), False)):
+        scores = evaluate(data.Dataset("rare", {"x": x}, {"x": x[:30]}), samples)
+        assert ("mmd" in scores) == found and "frechet_distance" in scores and table(scores)
+
+
 def test_floors_made_before_the_samples_change_nothing():
     moons = data.load("moons", train=60, held_out=30)
     samples = data.load("moons", train=40, seed=9).train["x"]

@@ -32,6 +32,7 @@ def test_sizes_and_overrides():
         ("UNet-XS", (8, 8, 1), {"fourier_features": 2.0}, "fourier_features to be a tuple of numbers"),
         ("UNet-XS", (8, 8, 1), {"dropout": "a"}, "dropout to be a number, got 'a'"),
         ("UNet-XS", (8, 8, 1), {"dtype": "bfloat"}, "dtype such as 'bfloat16', got 'bfloat'"),
+        ("MLP-S", (2,), {"dtype": "int32"}, "dtype such as 'bfloat16', got 'int32'"),
         ("MLP-S", (2,), {"width": 7.5}, "width to be an integer of at least 1, got 7.5"),
         ("MLP-S", (2,), {"embed_width": "a"}, "embed_width to be an integer"),
         ("DiT-S/4", (8, 6, 1), {}, "got 8 x 6"),

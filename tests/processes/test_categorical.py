@@ -9,7 +9,7 @@ import pytest
 
 from jaxdiff import processes, testing
 from jaxdiff.processes import schedules
-from jaxdiff.processes.discrete import DiscreteProcess
+from jaxdiff.processes.discrete import DiscreteProcess, times_for
 
 K = 4
 PI = np.array([0.5, 0.2, 0.2, 0.1])
@@ -54,6 +54,17 @@ def test_marginals_are_products_of_transitions(process, x64):
     np.testing.assert_allclose(product.sum(1), 1, atol=1e-12)
     marginal = call(process, "marginal", np.arange(process.size)[None], t[2])
     np.testing.assert_allclose(np.asarray(marginal)[0], product, atol=1e-12)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_times_of_python_are_as_exact_as_jax_is_set_to_be(wide):
+    with jax.enable_x64(wide):
+        expected = jnp.float64 if wide else jnp.float32
+        for t in (0.35, 1, np.float64(0.35), np.array([0, 1])):
+            assert times_for(np.zeros((2, 3), int), t, "times").dtype == expected
+        for t in (np.float16(0.35), np.float32([0.35, 0.4])):
+            assert times_for(np.zeros((2, 3), int), t, "times").dtype == jnp.float32
+        assert float(times_for(np.zeros(3, int), 0.35, "times")[0]) == (0.35 if wide else np.float32(0.35))
 
 
 def test_vq_diffusion_closed_form_is_the_product_of_its_matrices(x64):

@@ -77,6 +77,11 @@ def test_key_reuse_passes_what_is_right_and_changes_no_number():
     assert both.shape == (4, 3)
 
 
+def test_key_reuse_says_that_it_has_no_key_to_follow():
+    with pytest.raises(ValueError, match="expected args to hold a key of jax.random.key, got none"):
+        testing.key_reuse(REUSING["twice"], jax.random.PRNGKey(3))
+
+
 def test_jax_own_checker_is_at_hand():
     with jax.debug_key_reuse(True):
         key = jax.random.key(0)
