@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.core import typed
+
 from .layers import Dtype
 
 LOWEST_FREQUENCY = 0.5
@@ -43,15 +45,17 @@ def check_inputs(where: str, x, c_noise, keys, dropout: float) -> jax.Array:
 
 def check_call(where: str, batch: int, c_noise, keys, dropout: float) -> jax.Array:
     """Checks what goes with a batch of any kind and returns `c_noise` as `(batch,)`."""
+    if not batch:
+        raise ValueError(f"{where}: expected a batch of at least one example, got none")
     c_noise = jnp.asarray(c_noise)
     if c_noise.shape not in ((), (batch,)):
         raise ValueError(
             f"{where}: expected c_noise of shape () or ({batch},), got {c_noise.shape}; "
             "pass one value per example"
         )
-    if keys is not None and keys.shape[:1] != (batch,):
+    if keys is not None and (shape := typed(keys, where).shape) != (batch,):
         raise ValueError(
-            f"{where}: expected {batch} keys, one per example, got shape {keys.shape}; "
+            f"{where}: expected {batch} keys, one per example, got shape {shape}; "
             "use jax.random.split(key, batch)"
         )
     if not 0.0 <= dropout < 1.0:

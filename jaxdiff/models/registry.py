@@ -6,7 +6,7 @@ import difflib
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff.core import check_count
+from jaxdiff.core import check_count, check_positive
 
 from .dit import DiT
 from .mlp import MLP
@@ -56,7 +56,7 @@ def _check_known(what: str, name: str, known) -> None:
 def _check_value(field: str, kind, value) -> None:
     """Numbers, tuples of them, and dtypes; what else a field takes, its network looks at."""
     if kind is int or (kind == int | None and value is not None):
-        check_count("build", least=0 if field == "depth" else 1, **{field: value})
+        check_count("build", least=0 if field in ("depth", "num_classes") else 1, **{field: value})
     elif kind == tuple[int, ...]:
         if not isinstance(value, (tuple, list)):
             raise ValueError(f"build: expected {field} to be a tuple of integers, got {value!r}")
@@ -67,6 +67,8 @@ def _check_value(field: str, kind, value) -> None:
             raise ValueError(f"build: expected {field} to be a tuple of numbers, got {value!r}")
     elif kind is float and not isinstance(value, (int, float)):
         raise ValueError(f"build: expected {field} to be a number, got {value!r}")
+    elif field == "mlp_ratio":
+        check_positive("build", mlp_ratio=value)
     elif field.endswith("dtype") and value is not None:
         try:
             floating = jnp.issubdtype(jnp.dtype(value), jnp.floating)
@@ -99,9 +101,11 @@ def build(
     _check_known("model", name, _MODELS)
     network, fields = _MODELS[name]
     kinds = {f.name: f.type for f in dataclasses.fields(network) if f.name not in ("parent", "name")}
+    overrides["num_classes"] = num_classes
     for field, value in overrides.items():
         _check_known(f"field of {network.__name__}", field, kinds)
         _check_value(field, kinds[field], value)
-    module = network(**{**fields, "num_classes": num_classes, **overrides})
+    _check_value("sample_shape", tuple[int, ...], sample_shape)
+    module = network(**{**fields, **overrides})
     module.check_shape(tuple(sample_shape))
     return module

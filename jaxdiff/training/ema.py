@@ -8,6 +8,7 @@ so an average can be served at any step, and after the first one it equals the p
 """
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -79,6 +80,12 @@ def profile(spec):
         return power(value)
     check_positive("ema", half_life=value)
     return HalfLife(value)
+
+
+def profiles(specs):
+    """A tuple of the `profile` of each of `specs`; words, a number or a profile by themselves are one."""
+    alone = isinstance(specs, (str, HalfLife, Power)) or not isinstance(specs, Iterable)
+    return tuple(map(profile, [specs] if alone else specs))
 
 
 def name(spec):

@@ -51,7 +51,7 @@ def make_feed(data, batch_size, seed, num_classes=None, process_index=0, process
 
     Raises:
       ValueError: if the arrays disagree on the size, a value is not finite, a `label` is not one of the
-        classes 0, 1, ..., or the batch cannot be cut evenly.
+        classes 0, 1, ..., one an example where their number is known, or the batch cannot be cut evenly.
     """
     if batch_size % process_count or not 0 <= process_index < process_count:
         raise ValueError(
@@ -173,6 +173,10 @@ def _check_labels(labels, num_classes):
     """An embedding would count negative ones from its end, and give NaN for those beyond it."""
     if labels is None:
         return
+    if num_classes is not None and labels.ndim != 1:
+        raise ValueError(
+            f"fit: expected labels of shape ({len(labels)},), one an example, got shape {labels.shape}"
+        )
     limit = "" if num_classes is None else f" and below the network's {num_classes} classes"
     wrong = labels.dtype.kind not in "iu" or labels.min() < 0
     if wrong or (num_classes is not None and labels.max() >= num_classes):

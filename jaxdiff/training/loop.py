@@ -71,7 +71,7 @@ def fit(
         networks' parameters, averages and moments lie on the devices in one vector each; others see the
         arrays.
       ema: profiles of the averages of the parameters: half-lives in updates, or words such as "power:0.05"
-        (`ema.profile`). The first one is served.
+        (`ema.profiles`). The first one is served.
       snapshot_every: updates between snapshots of the averages of power profiles, out of which `synthesize`
         makes any other profile; 0 for a thirty-second part of the run.
       out: run directory for configuration, log and checkpoints, of the first process; None keeps nothing.
@@ -111,7 +111,7 @@ def fit(
       Interrupted: a KeyboardInterrupt, after Ctrl-C or SIGTERM, once the run is saved.
       CannotSave: an OSError, if the run directory cannot be written; the last checkpoint stays.
     """
-    profiles = tuple(ema_.profile(spec) for spec in ema)
+    profiles = ema_.profiles(ema)
     _check(
         steps=steps, updates_per_dispatch=updates_per_dispatch, accumulate=accumulate, seed=seed,
         checkpoint_every=checkpoint_every, keep=keep, keep_every=keep_every, log_every=log_every,

@@ -91,7 +91,7 @@ def denoising_objective(
         if "label" in batch:
             dropped = jax.vmap(jax.random.bernoulli, (0, None))(fold_in(keys, 0), 1.0 * label_drop)
             label = batch["label"]
-            condition["label"] = jnp.where(dropped, null_label, label) if label_drop else label
+            condition["label"] = _dropped(label, dropped, null_label) if label_drop else label
         if augment is not None:
             on = True if augment_until is None else step < augment_until
             if augment_above is not None:
@@ -117,6 +117,13 @@ def denoising_objective(
 def _given(process, u, t):
     """The quantile function of times that are drawn already."""
     return t
+
+
+def _dropped(label, dropped, null_label):
+    """`label` with the null class in the rows that are `dropped`; narrow integers may not hold its number."""
+    if label.dtype.itemsize < 4:
+        label = label.astype(jnp.promote_types(label.dtype, jnp.int32))
+    return jnp.where(match_dims(dropped, label), null_label, label)
 
 
 def _augmented(augment, on, keys, x):

@@ -2,7 +2,7 @@
 
 import optax
 
-from jaxdiff.core import check_choice, check_positive
+from jaxdiff.core import check_choice, check_count, check_positive, is_concrete
 
 DECAYS = ("cosine", "linear", "constant")
 
@@ -23,9 +23,11 @@ def learning_rates(peak, steps, warmup=0, decay="cosine"):
     Raises:
       ValueError: if a number is out of range.
     """
-    check_positive("learning_rates", learning_rate=peak, steps=steps)
+    check_positive("learning_rates", learning_rate=peak)
+    check_count("learning_rates", steps=steps)
+    check_count("learning_rates", least=0, warmup=warmup)
     check_choice("learning_rates", "decay", decay, DECAYS)
-    if not 0 <= warmup < steps:
+    if warmup >= steps:
         raise ValueError(
             f"learning_rates: expected warmup in [0, {steps}), got {warmup}; lower it or train longer"
         )
@@ -58,9 +60,12 @@ def adamw(learning_rate, *, beta1=0.9, beta2=0.999, nesterov=False, weight_decay
     for name, value in (("beta1", beta1), ("beta2", beta2)):
         if not 0 <= value < 1:
             raise ValueError(f"adamw: expected {name} in [0, 1), got {value}")
-    for name, value in (("weight_decay", weight_decay), ("clip", clip)):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"adamw: expected {name} to be finite and at least 0, got {value}")
+    numbers = {"weight_decay": weight_decay, "clip": clip}
+    if is_concrete(learning_rate) and not callable(learning_rate):
+        numbers["learning_rate"] = learning_rate
+    for name, value in numbers.items():
+        if isinstance(value, str) or not 0 <= value < float("inf"):
+            raise ValueError(f"adamw: expected {name} to be finite and at least 0, got {value!r}")
     steps = [optax.clip_by_global_norm(clip)] if clip else []
     rule = optax.adamw(learning_rate, b1=beta1, b2=beta2, nesterov=nesterov, weight_decay=weight_decay)
     return Elementwise(*optax.chain(*steps, rule))

@@ -32,10 +32,11 @@ def init_state(params, optimizer, ema):
 
     One program: an eager copy compiles one for each shape.
     """
+    profiles = ema_.profiles(ema)
 
     def build(params):
         params = jax.tree.map(jnp.copy, params)
-        averages = tuple(ema_.init(params) for _ in ema)
+        averages = tuple(ema_.init(params) for _ in profiles)
         return TrainState(params, averages, optimizer.init(params), jnp.zeros((), jnp.int32))
 
     return jax.jit(build, compiler_options=QUICK)(params)
@@ -52,7 +53,7 @@ def init_params(model, key, shape, condition=None):
       shape: shape of one example.
       condition: a condition for a batch of one, if the network's parameters depend on it.
     """
-    x = jnp.zeros((1, *shape))
+    x = jnp.zeros((1, *shape), jnp.int32 if hasattr(model, "check_tokens") else None)
     init = jax.jit(lambda key: model.init(key, x, jnp.zeros(1), condition)["params"], compiler_options=QUICK)
     return init(key)
 

@@ -25,7 +25,7 @@ def make_update(loss, optimizer, ema=(), accumulate=1, nonfinite="stop"):
         `(index in the global batch, size of the global batch)` and `step` counts the updates before. Its
         `noise_levels`, where it has them, sort the examples' losses (`objectives.NoiseLevels`).
       optimizer: an optax transformation.
-      ema: profile of each average that the state holds (`ema.profile`).
+      ema: profile of each average that the state holds (`ema.profiles`).
       accumulate: number of parts that a device's batch is cut into, one after the other, to save
         memory; it must divide the batch of a device.
       nonfinite: `skip` leaves a step out whose loss or gradient is not finite, on the device: parameters,
@@ -39,7 +39,7 @@ def make_update(loss, optimizer, ema=(), accumulate=1, nonfinite="stop"):
       the losses of the examples of each noise level and their number, both summed up to one factor, or None.
     """
     check_choice("make_update", "nonfinite", nonfinite, NONFINITE)
-    profiles, levels = [ema_.profile(spec) for spec in ema], getattr(loss, "noise_levels", None)
+    profiles, levels = ema_.profiles(ema), getattr(loss, "noise_levels", None)
 
     def update(state, batch, key, axis_name=None):
         index, total = _positions(batch, axis_name)
@@ -100,7 +100,10 @@ def _positions(batch, axis_name):
 
 
 def _mean_gradient(mean, params, examples, parts):
-    """`mean(params, *examples)`, with its sums, and its gradient, in `parts` one after the other."""
+    """`mean(params, *examples)`, with its sums, and its gradient, in `parts` one after the other.
+
+    Added up in float32 or wider: a sum in bfloat16 stands still once its terms are below its rounding.
+    """
     gradient = jax.value_and_grad(mean, has_aux=True)
     if parts == 1:
         return gradient(params, *examples)
@@ -110,9 +113,10 @@ def _mean_gradient(mean, params, examples, parts):
 
     # piece j holds every parts-th example, so that a sharded batch axis stays where it is
     pieces = jax.tree.map(lambda a: _cut(a, parts), examples)
-    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, params, *examples))
+    like = jax.eval_shape(gradient, params, *examples)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.promote_types(a.dtype, jnp.float32)), like)
     sums, _ = scan_updates(add, zeros, pieces)
-    return jax.tree.map(lambda a: a / parts, sums)
+    return jax.tree.map(lambda a, b: (a / parts).astype(b.dtype), sums, like)
 
 
 def _cut(array, parts):

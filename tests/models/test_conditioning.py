@@ -76,10 +76,21 @@ def test_concrete_labels_are_checked_under_jit():
         (jnp.ones((2, 3)), jnp.ones((2, 1)), None, 0.0, r"got \(2, 1\)"),
         (jnp.ones((2, 3)), 0.0, 3, 0.0, "expected 2 keys"),
         (jnp.ones((2, 3)), 0.0, (), 0.0, r"expected 2 keys, one per example, got shape \(\)"),
+        (jnp.ones((2, 3)), 0.0, (2, 3), 0.0, r"expected 2 keys, one per example, got shape \(2, 3\)"),
         (jnp.ones((2, 3)), 0.0, None, 1.0, r"\[0, 1\)"),
+        (jnp.ones((0, 3)), 0.0, None, 0.0, "a batch of at least one example, got none"),
     ],
 )
 def test_bad_inputs(x, c_noise, keys, dropout, message):
     keys = None if keys is None else jax.random.split(jax.random.key(0), keys)
     with pytest.raises(ValueError, match=message):
         conditioning.check_inputs("net", x, c_noise, keys, dropout)
+
+
+def test_raw_keys_are_counted_by_rows_and_other_values_are_named():
+    x = jnp.ones((2, 3))
+    conditioning.check_inputs("net", x, 0.0, jnp.ones((2, 2), jnp.uint32), 0.5)
+    with pytest.raises(ValueError, match=r"net: expected 2 keys.* got shape \(\)"):
+        conditioning.check_inputs("net", x, 0.0, jax.random.PRNGKey(0), 0.5)
+    with pytest.raises(ValueError, match="net: expected a key of jax.random.key.* got int"):
+        conditioning.check_inputs("net", x, 0.0, 3, 0.5)

@@ -36,6 +36,14 @@ def test_sizes_and_overrides():
         ("MLP-S", (2,), {"width": 7.5}, "width to be an integer of at least 1, got 7.5"),
         ("MLP-S", (2,), {"embed_width": "a"}, "embed_width to be an integer"),
         ("DiT-S/4", (8, 6, 1), {}, "got 8 x 6"),
+        *(("MLP-S", (2,), {"num_classes": bad}, f"num_classes to be an integer of at least 0, got {bad!r}")
+          for bad in (-3, 2.5, "10", True)),
+        ("DiT-S/4", (8, 8, 1), {"mlp_ratio": -1}, "mlp_ratio to be a finite number above 0, got -1"),
+        ("TokenTransformer-S", (8,), {"mlp_ratio": 0.0}, "mlp_ratio to be a finite number above 0"),
+        ("MLP-S", 2, {}, "sample_shape to be a tuple of integers, got 2"),
+        ("UNet-XS", (0, 0, 3), {}, "sample_shape to be an integer of at least 1, got 0"),
+        ("UNet-XS", (8.0, 8.0, 3), {}, "sample_shape to be an integer of at least 1, got 8.0"),
+        ("TokenTransformer-S", (0,), {}, "sample_shape to be an integer of at least 1, got 0"),
     ],
 )
 def test_bad_names(name, shape, fields, message):

@@ -169,6 +169,7 @@ def test_a_process_ends_at_once_while_threads_read(end, forked, tmp_path):
         ({"x": np.ones((3, 2)), "label": np.array([0, -1, 2])}, "from 0 on.* got int64 from -1 to 2"),
         ({"x": np.ones((3, 2)), "label": np.array([1, 2, 3])}, "network's 3 classes, got int64 from 1"),
         ({"x": np.ones((3, 2)), "label": np.ones(3)}, "integers from 0 on.* got float64"),
+        ({"x": np.ones((3, 2)), "label": np.ones((3, 2), int)}, r"shape \(3,\), one an.* got shape \(3, 2\)"),
     ],
 )
 def test_data_that_cannot_be_trained_on(data, message):

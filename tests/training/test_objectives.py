@@ -68,6 +68,16 @@ def test_labels_are_dropped_at_the_given_rate():
     assert set(np.unique(call(label_drop=1.0, null_label=9)[1]["condition"]["label"])) == {9}
 
 
+@pytest.mark.parametrize("dtype, null", [(np.uint8, 256), (np.int8, 128), (np.int32, 9)])
+def test_the_null_class_fits_labels_of_every_dtype(dtype, null):
+    last, own = np.full(6, min(null, 256) - 1, dtype), np.float32
+    for label in (last, last[:, None]):
+        _, seen = call(BATCH | {"label": label}, label_drop=1.0, null_label=null)
+        np.testing.assert_array_equal(seen["condition"]["label"], np.full(label.shape, null))
+    _, seen = call(BATCH | {"label": last.astype(own)}, label_drop=1.0, null_label=-0.5)
+    np.testing.assert_array_equal(seen["condition"]["label"], np.full(6, -0.5, own))
+
+
 def test_augmented_data_come_with_their_vector():
     def double(keys, x):
         return 2 * x, jnp.ones((len(x), 3))

@@ -22,7 +22,10 @@ def test_no_warm_up_starts_at_the_peak():
 
 @pytest.mark.parametrize(
     "options, message",
-    [({"warmup": 10}, "warmup in"), ({"decay": "cosin"}, "cosine"), ({"peak": -1.0}, "learning_rate")],
+    [({"warmup": 10}, "warmup in"), ({"decay": "cosin"}, "cosine"), ({"peak": -1.0}, "learning_rate"),
+     ({"steps": 10.5}, "steps to be an integer of at least 1, got 10.5"),
+     ({"warmup": 2.5}, "warmup to be an integer of at least 0, got 2.5"),
+     ({"warmup": -1}, "warmup to be an integer of at least 0, got -1")],
 )
 def test_bad_schedules(options, message):
     with pytest.raises(ValueError, match=message):
@@ -61,8 +64,22 @@ def test_clipping_bounds_the_norm_that_the_moments_see():
 @pytest.mark.parametrize(
     "options, message",
     [({"beta2": 1.0}, "beta2 in"), ({"beta1": -0.1}, "beta1 in"), ({"clip": -1.0}, "clip to be finite"),
-     ({"weight_decay": float("nan")}, "weight_decay to be finite")],
+     ({"weight_decay": float("nan")}, "weight_decay to be finite"),
+     ({"weight_decay": "a"}, "weight_decay to be finite"),
+     *(({"learning_rate": rate}, "learning_rate to be finite and at least 0, got")
+       for rate in (-1.0, float("nan"), np.inf, "1e-3", np.float32(-1.0), jnp.float32(jnp.nan)))],
 )  # fmt: skip
 def test_bad_optimizers(options, message):
     with pytest.raises(ValueError, match=message):
-        adamw(1e-3, **options)
+        adamw(**{"learning_rate": 1e-3} | options)
+
+
+def test_a_learning_rate_may_be_zero_or_traced():
+    params = {"w": jnp.ones(2)}
+
+    def updates(rate):
+        optimizer = adamw(rate)
+        return optimizer.update(params, optimizer.init(params), params)[0]["w"]
+
+    np.testing.assert_array_equal(updates(0), [0.0, 0.0])
+    assert jax.eval_shape(updates, jnp.float32(0.1)).shape == (2,)

@@ -4,7 +4,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdiff.training import TrainState, fingerprint, init_state, parameter_count
+from jaxdiff import models
+from jaxdiff.training import TrainState, fingerprint, init_params, init_state, parameter_count
 
 
 @pytest.fixture
@@ -45,6 +46,12 @@ def test_fingerprint_sees_dtype_and_shape():
     zeros = np.zeros((2, 2), np.float32)
     prints = {fingerprint(state(a)) for a in (zeros, zeros.reshape(4), zeros.view(np.int32))}
     assert len(prints) == 3
+
+
+def test_networks_of_tokens_have_initial_parameters():
+    model = models.TokenTransformer(vocabulary=5, width=8, depth=0, heads=2, time=False)
+    params = init_params(model, jax.random.key(0), (6,))
+    assert params["tokens"]["embedding"].shape == (5, 8)
 
 
 def test_parameter_count(state):

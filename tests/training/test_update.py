@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxdiff.core import fold_in
-from jaxdiff.training import init_state, make_update
+from jaxdiff.training import ema, init_state, make_update
 
 BATCH = 8
 PARAMS = {"w": np.float32([1.0, -2.0])}
@@ -71,6 +71,30 @@ def test_accumulation_changes_nothing_but_rounding(parts):
     cut, cut_metrics = run(accumulate=parts)
     np.testing.assert_allclose(cut.params["w"], whole.params["w"], rtol=1e-6)
     np.testing.assert_allclose(cut_metrics["loss"], metrics["loss"], rtol=1e-6)
+
+
+@pytest.mark.keys_again
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_parts_of_narrow_parameters_are_summed_in_float32(dtype):
+    """One large gradient before seven that are a half of its last bit each."""
+    large, optimizer = 1 / float(jnp.finfo(dtype).eps), optax.sgd(1.0)
+    x = np.float32([2 * large] + 7 * [1.0])
+    update = make_update(lambda p, b, k, s, t: b["x"] * p["w"], optimizer, accumulate=8)
+    state = init_state({"w": jnp.zeros((), dtype)}, optimizer, ())
+    state, _ = jax.jit(update)(state, {"x": x}, jax.random.key(0))
+    assert state.params["w"].dtype == dtype
+    np.testing.assert_array_equal(-state.params["w"], np.mean(x).astype(dtype))
+
+
+@pytest.mark.parametrize("spec", ["25", 25, "power:0.1", ema.HalfLife(2.0), ema.power(0.1)])
+def test_one_average_needs_no_brackets(spec):
+    state = init_state(PARAMS, optax.sgd(0.1), spec)
+    assert len(state.ema) == 1
+    assert ema.profiles(spec) == ema.profiles([spec]) == (ema.profile(spec),)
+    update = make_update(loss, optax.sgd(0.1), spec)
+    assert len(jax.eval_shape(update, state, {"x": X}, jax.random.key(3))[0].ema) == 1
+    with pytest.raises(ValueError, match="got None"):
+        make_update(loss, optax.sgd(0.1), None)
 
 
 def test_each_average_has_its_own_half_life():
