@@ -112,6 +112,9 @@ REFUSED = {
     "a loss to guide by under heavy tails": (
         lambda: guidance.energy(half, HEAVY, first), "energy: .* normal noise"
     ),
+    "a flow for the mean and covariance under symmetric noise": (
+        lambda: S.teleport(M, SYMMETRIC, None, 0.5), "teleport: .* repeats no entries"
+    ),
     "a Gaussian start of symmetric noise": (
         lambda: S.gaussian_start(KEYS, SYMMETRIC, None), "gaussian_start: .* repeats no entries"
     ),
@@ -295,6 +298,7 @@ def test_float32_stays_so_beside_wider_numbers(x64):
         return x
 
     jd.losses.mean_flow(net, KEYS, x)
+    inverse.forward_model(net, KEYS, x, process=VP, operator=inverse.mask(np.ones(2)))
     data = jd.parameterizations.data()
     jd.losses.joint(net, KEYS, {"a": x, "b": x}, process=BOTH, parameterization=data)
     steps = grids.uniform(MEAN_REVERTING, 2)

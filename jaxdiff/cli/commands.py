@@ -187,8 +187,9 @@ def sample(given: Sample):
     draw = job_.make_sampler(job, config)
     labels = job_.check_labels(given.labels, given.number, job.num_classes)
     out = given.out or os.path.join(given.run, "samples")
-    out = out.removesuffix(".npz").removesuffix(".png")
-    if os.path.isdir(out) or not os.path.basename(out):
+    folder = os.path.isdir(out)
+    out = out if folder else out.removesuffix(".npz").removesuffix(".png")
+    if folder or not os.path.basename(out):
         out = os.path.join(out, "samples")
     seed = config["seed"] if given.seed is None else given.seed
     _draw_and_save(draw, params, job, config, given.number, seed, labels, out)

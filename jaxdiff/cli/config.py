@@ -229,7 +229,7 @@ def resolve(given, dataset):
     config["data"] = canonical(config["data"])
     if config["solver"].endswith(".json"):
         config["solver"] = os.path.abspath(config["solver"])
-    config["ema"] = [ema.name(spec) for spec in config["ema"]]
+    config["ema"] = [ema.name(profile) for profile in ema.profiles(config["ema"])]
     config["data_record"] = _record(dataset)
     return config
 

@@ -37,7 +37,7 @@ def forward_model(
     keys = batch_keys(key, len(y), "forward_model")
     t = (times or times_.stratified()).draw(fold_in(keys, 0), process, strata)
     y_t = process.perturb(y, process.noise(fold_in(keys, 1), y), t)
-    signal = net(y_t, t)
+    signal = net(y_t, jnp.asarray(t, y.dtype))
     loss = _error(operator, signal, y)
     return loss if novel is None else loss + _error(novel[0], signal, novel[1])
 

@@ -17,7 +17,9 @@ def _radii(points, k):
     """How far it is from each point to its k-th nearest other one, of which its ball is made."""
     from scipy.spatial.distance import pdist, squareform
 
-    return np.partition(squareform(pdist(points)), k, axis=1)[:, k]
+    apart = squareform(pdist(points))
+    apart.partition(k, axis=1)
+    return apart[:, k].copy()  # not a view, which would keep the rest
 
 
 def _sets(where, real, fake, k):

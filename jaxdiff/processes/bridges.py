@@ -317,7 +317,8 @@ class Residual(Paired):
     Liu et al. (2024), arXiv:2308.13712, eq. 7, 13 and 14. Residual and noise are both added up step by step,
     so the posterior is not that of the Gaussian process with the same marginals; `posterior`, `ancestral()`
     and `ddim(eta)` follow it (the paper's eta is `eta**2`). `scale = 0` is a deterministic path from `y` to
-    the data. A network of two heads, for residual and noise, enters by `jd.parameterizations.two_heads`.
+    the data, which `pndm`, `churn`, `edict`, `bdia` and adaptive solvers cannot walk. A network of two heads,
+    for residual and noise, enters by `jd.parameterizations.two_heads`.
 
     Args:
       scale: noise level at t = 1, at least 0.

@@ -89,7 +89,11 @@ def teleport(x, process, moments, t, start=None):
       moments: of the data, `Moments`.
       t: time of the answer, in [0, t_max].
       start: time of `x`, `t_max` by default; later or earlier than `t`.
+
+    Raises:
+      ValueError: for a process whose noise is not normal and independent.
     """
+    check_noise("teleport", process)
     (a_s, c_s), (a_t, c_t) = (
         process.coefficients(s)[::2] for s in (process.t_max if start is None else start, t)
     )

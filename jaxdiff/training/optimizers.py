@@ -2,7 +2,7 @@
 
 import optax
 
-from jaxdiff.core import check_choice, check_count, check_positive, is_concrete
+from jaxdiff.core import check_choice, check_positive, is_concrete
 
 DECAYS = ("cosine", "linear", "constant")
 
@@ -23,11 +23,9 @@ def learning_rates(peak, steps, warmup=0, decay="cosine"):
     Raises:
       ValueError: if a number is out of range.
     """
-    check_positive("learning_rates", learning_rate=peak)
-    check_count("learning_rates", steps=steps)
-    check_count("learning_rates", least=0, warmup=warmup)
+    check_positive("learning_rates", learning_rate=peak, steps=steps)
     check_choice("learning_rates", "decay", decay, DECAYS)
-    if warmup >= steps:
+    if not 0 <= warmup < steps:
         raise ValueError(
             f"learning_rates: expected warmup in [0, {steps}), got {warmup}; lower it or train longer"
         )

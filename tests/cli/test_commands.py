@@ -166,6 +166,8 @@ def test_sample_puts_its_files_into_a_folder(run, tmp_path, capsys):
         assert f"{tmp_path}/new/samples.npz" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"samples.npz", "samples.png"}
     assert not list(tmp_path.glob("new.*"))
+    assert main(["sample", str(run), "-n", "2", "--out", f"{tmp_path}/new.npz"]) == 0  # a file is named
+    assert {path.name for path in tmp_path.glob("new.*")} == {"new.npz", "new.png"}
 
 
 def test_sample_takes_another_solver_grid_and_guidance(run, tmp_path, capsys):
