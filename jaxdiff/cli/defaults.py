@@ -1,5 +1,7 @@
 """Default settings by data set."""
 
+from jaxdiff.data import TOYS
+
 COMMON = {
     "checkpoint_every": 500,
     "weighting": "none",
@@ -42,7 +44,7 @@ VECTORS = COMMON | {
     "parameterization": "velocity",
     "times": "stratified",
     "conditional": False,
-    "steps": 4500,
+    "steps": 3200,
     "batch_size": 512,
     "learning_rate": 5e-3,
     "ema": ("400",),
@@ -75,7 +77,7 @@ BY_DATA = {
         "grid": "karras(rho=9)",
         "threads": 1,
     },
-}
+} | {name: VECTORS | {"threads": 1} for name in TOYS}
 
 
 def defaults_for(name, shape):

@@ -64,7 +64,8 @@ def jax_platforms(value):
 
 def test_whose_threads_they_are(tmp_path):
     assert threads_of(Train()) == 1 and threads_of(Train(threads=0)) == 0
-    assert threads_of(Train(data="moons")) == 0 and threads_of(Train(coordinator="auto")) == 0
+    assert threads_of(Train(data="moons")) == 1 and threads_of(Train(data="npz:vectors.npz")) == 0
+    assert threads_of(Train(coordinator="auto")) == 0
     (tmp_path / "config.json").write_text('{"threads": 3}')
     assert threads_of(Evaluate(str(tmp_path))) == 3
     record = tmp_path / "nonfinite-000001.json"
