@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxdiff.data as data
-from jaxdiff.metrics import classifier, evaluate, floors_for, report, table
+from jaxdiff.metrics import classifier, evaluate, floors_for, report, sliced_wasserstein, table
 from jaxdiff.metrics import classifier_two_sample as forest
 
 
@@ -76,9 +76,36 @@ def test_floors_are_of_sets_of_one_size_though_the_training_split_is_the_smaller
     monkeypatch.setattr(report, "_vector_metrics", measure)
     moons = data.load("moons", train=20, held_out=30)
     floors = floors_for(moons, 40, draws=2)
-    assert sizes == [(20, 20)] * 2 and len(floors.chosen) == len(floors.real["x"]) == 20
+    assert sizes == [(20, 20)] * 2 and len(floors.chosen) == 40 and len(floors.real["x"]) == 20
     with pytest.raises(ValueError, match="at least 6 training examples, got 5"):
         floors_for(data.load("moons", train=5, held_out=30), 40)
+
+
+def test_the_sliced_wasserstein_distance_of_more_samples_is_the_mean_over_sets(monkeypatch):
+    numbers, measured = [], report._vector_metrics
+    monkeypatch.setattr(report, "classifier_two_sample", lambda x, y: numbers.append((len(x), len(y))) or 0.5)
+    monkeypatch.setattr(report, "_vector_metrics", lambda *sets: drawn.append(sets) or measured(*sets))
+    drawn, moons = [], data.load("moons", train=60, held_out=30)
+    samples = data.load("moons", train=100, seed=9).train["x"]
+    floors = floors_for(moons, 100, draws=1)
+    assert len(np.unique(floors.chosen)) == 90
+    score = evaluate(moons, samples, floors=floors)["sliced_wasserstein"]
+    assert [len(fake["x"]) for fake, _ in drawn] == [60, 90] and set(numbers) == {(30, 30)}
+    for (fake, real), value in zip(drawn, (score.floor, score.value), strict=True):
+        sets = [sliced_wasserstein(part, real["x"]) for part in fake["x"].reshape(-1, 30, 2)]
+        np.testing.assert_allclose(value, np.mean(sets))
+
+
+def test_sets_of_samples_have_the_class_proportions_of_what_is_held_out(monkeypatch):
+    monkeypatch.setattr(report, "_vector_metrics", lambda fake, real: {})
+    x, label = np.zeros((40, 2), np.float32), np.repeat([0, 1], [30, 10])
+    part = {"x": x, "label": label}
+    for counts, sets in (([70, 90], 2), ([90, 30], 3), ([200, 19], 1), ([50, 0], 1)):
+        asked = np.repeat([0, 1], counts)
+        chosen = floors_for(data.Dataset("rare", part, part, 2), len(asked), asked, draws=1).chosen
+        assert len(chosen) == 40 * sets
+        if sets > 1:
+            np.testing.assert_array_equal(np.sum(asked[chosen].reshape(sets, 40) == 1, 1), 10)
 
 
 @pytest.mark.parametrize("number, labels", [(39, None), (40, np.zeros(40))])
