@@ -204,12 +204,6 @@ def _flat(x):
     return x.reshape(len(x), -1)
 
 
-def _draw(rng, arrays, size, like=None):
-    """`size` rows without replacement, in the class proportions of `like` where both have labels."""
-    order = _order(rng, arrays, like)[:size]
-    return {name: value[order] for name, value in arrays.items()}
-
-
 def _sets(arrays, size, like=None):
     """How many sets of `size` rows there are, in the class proportions of `like` where both have labels."""
     if like is None or "label" not in like or "label" not in arrays:
@@ -218,10 +212,11 @@ def _sets(arrays, size, like=None):
     return max(min(np.sum(arrays["label"] == c) // wanted for c, wanted in counts), 1)
 
 
-def _order(rng, arrays, like=None):
-    """A permutation of the rows, in the class proportions of `like` from the first on, while they last.
+def _draw(rng, arrays, size, like=None):
+    """`size` rows without replacement, in the class proportions of `like` where both have labels.
 
-    Proportions that differ by chance would add to every distance.
+    So has every stretch as long as `like`, while they last. Proportions that differ by chance would add to
+    every distance.
     """
     order = rng.permutation(len(arrays["x"]))
     if like is not None and "label" in like and "label" in arrays:
@@ -232,4 +227,4 @@ def _order(rng, arrays, like=None):
             wanted = np.sum(like["label"] == c)
             rank[mine] = (np.arange(mine.sum()) + 0.5) / wanted if wanted else np.inf
         order = order[np.argsort(rank, kind="stable")]
-    return order
+    return {name: value[order[:size]] for name, value in arrays.items()}
