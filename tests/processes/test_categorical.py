@@ -315,7 +315,7 @@ def test_a_tabled_schedule_takes_python_and_whole_times():
     np.testing.assert_allclose(schedule.alpha(jnp.array([0, 1])), [1.0, 0.0])
 
 
-@pytest.mark.parametrize("loss", ["rate_divergence", "divergence"])
+@pytest.mark.parametrize("loss", ["rate_divergence", pytest.param("divergence", marks=pytest.mark.slow)])
 def test_a_schedule_of_the_gaussian_process_is_learned_at_every_time(loss):
     x0, x_t, times = np.array([[3]]), np.array([[5]]), np.float32([0.01, 0.1, 0.4, 0.9, 1.0])
     logits = np.random.default_rng(0).normal(size=(1, 1, 16)).astype(np.float32)

@@ -127,6 +127,7 @@ def test_symmetric_noise_and_masks():
     assert np.abs(x[:, 3]).max() == 0 and np.abs(x[:, 0, 1]).min() > 0
 
 
+@pytest.mark.slow
 def test_what_draws_several_times_a_step_draws_noise_of_the_process():
     process = P.Symmetric(P.VP())
     grid = jd.grids.uniform(process, 3)

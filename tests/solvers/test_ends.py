@@ -38,14 +38,24 @@ GRIDS = ["uniform", "log_snr", "karras", "quadratic"]
 STEPS = [1, 2, 3, 10]
 
 
-def default_grids(process):
-    return [getattr(grids, name)(process, n) for name in GRIDS for n in STEPS]
+def fast(*chosen):
+    """The processes, all but the chosen types marked slow."""
+    return [
+        pytest.param(p, marks=() if type(p) in chosen else pytest.mark.slow, id=type(p).__name__)
+        for p in PROCESSES[:6]
+    ]
+
+
+@pytest.fixture(scope="module", params=PROCESSES, ids=lambda p: type(p).__name__)
+def laid(request):
+    """A process and its default grids."""
+    return request.param, [getattr(grids, name)(request.param, n) for name in GRIDS for n in STEPS]
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
-def test_tables_are_finite_and_the_last_row_is_the_clean_estimate(process, name):
-    for grid in default_grids(process):
+def test_tables_are_finite_and_the_last_row_is_the_clean_estimate(laid, name):
+    process, default_grids = laid
+    for grid in default_grids:
         plan = SOLVERS[name].plan(process, grid)
         for leaf in (plan.t, plan.keep, plan.next, plan.base):
             assert np.isfinite(leaf).all()
@@ -70,7 +80,7 @@ def test_a_point_mass_is_kept_at_its_scale(process, name):
     np.testing.assert_allclose(kept, c[1:] ** 2, atol=1e-9)
 
 
-@pytest.mark.parametrize("process", PROCESSES[3:6], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("process", fast(processes.RectifiedFlow)[3:])
 def test_samples_end_at_the_clean_estimate_of_their_last_point(process):
     target = testing.gaussian_mixture([[1.0, 0.0], [-1.0, 0.5]], [0.1, 0.2])
     denoise = target.denoiser(process)
@@ -90,7 +100,7 @@ def test_samples_end_at_the_clean_estimate_of_their_last_point(process):
         np.testing.assert_allclose(sample, clean, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("process", PROCESSES[:6], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("process", fast(processes.VP, processes.RectifiedFlow))
 def test_float32_samples_are_those_of_float64(process):
     target = testing.gaussian_mixture([[1.0, 0.0], [-1.0, 0.5]], [0.1, 0.2])
     c = process.coefficients(process.t_max)[2]

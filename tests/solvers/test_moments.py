@@ -27,9 +27,9 @@ def final_moments(plan, process, x_mean, x_variance, mean=MEAN, variance=VARIANC
     size = 2 + plan.memory - 1
     state_mean, covariance = np.zeros(size), np.zeros((size, size))
     state_mean[:2], covariance[:2, :2] = x_mean, x_variance
-    for t, (p, q), next_x, base in zip(plan.t, plan.keep, plan.next, plan.base, strict=True):
-        a, _, c = process.coefficients(t)
-        gain = a * variance / (a**2 * variance + c**2)
+    a, _, c = process.coefficients(plan.t)
+    gains = a * variance / (a**2 * variance + c**2)
+    for a, gain, (p, q), next_x, base in zip(a, gains, plan.keep, plan.next, plan.base, strict=True):
         e = np.zeros(size)
         e[0] = p + q * gain
         offset = q * (mean - gain * a * mean)

@@ -29,7 +29,7 @@ def test_one_value_against_quadrature(x64):
     np.testing.assert_allclose(score, slope, rtol=1e-9)
 
 
-@pytest.mark.parametrize("D", [1.0, 128.0])
+@pytest.mark.parametrize("D", [1.0, pytest.param(128.0, marks=pytest.mark.slow)])
 def test_points_have_the_kernel_of_a_poisson_flow(D, x64):
     """Far from the data, too, where its scale is far from that of most draws."""
     process, x = P.PoissonFlow(D), np.random.default_rng(1).normal(size=(6, 7))

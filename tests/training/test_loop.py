@@ -79,6 +79,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_one_that_was_not(tmp_path, mod
     assert steps == [5, 10, 15, 20, 25, 30]
 
 
+@pytest.mark.slow
 def test_steps_to_keep_are_met_after_a_stop_between_dispatches(tmp_path, straight, monkeypatch):
     """And the watchdog allows for the second program, which the start of the run does not cover."""
     events, patience, after = [], Recorder.patience, Recorder.after

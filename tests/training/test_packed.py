@@ -98,6 +98,7 @@ def test_updates_of_packed_states_are_those_of_arrays(of_arrays, mode, devices, 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, state)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_arrays_by_name(tmp_path):
     """What is returned, saved, restored and handed to pictures are the network's own arrays."""
     seen = []
@@ -114,6 +115,7 @@ def test_a_run_keeps_its_arrays_by_name(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, seen[-1], state.ema[0])
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_ones_own_sees_the_arrays_and_an_elementwise_one_a_vector():
     """One's own may treat each array by itself, as those with a trust ratio do."""
     shapes = []

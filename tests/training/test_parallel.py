@@ -74,8 +74,9 @@ def single():
 @pytest.mark.keys_again
 @pytest.mark.parametrize(
     "mode, devices, count, options",
-    [("jit", 1, 1, {}), ("jit", 8, 2, {}), ("pmap", 8, 2, {}), ("pmap", 2, 2, {"accumulate": 4}),
-     ("jit", 4, 2, {"accumulate": 2})],
+    [("jit", 1, 1, {}), ("jit", 8, 2, {}), ("pmap", 8, 2, {}),
+     pytest.param("pmap", 2, 2, {"accumulate": 4}, marks=pytest.mark.slow),
+     pytest.param("jit", 4, 2, {"accumulate": 2}, marks=pytest.mark.slow)],
 )
 def test_updates_equal_those_of_one_device(single, mode, devices, count, options):
     """`count` updates a dispatch."""
