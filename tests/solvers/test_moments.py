@@ -29,10 +29,10 @@ def final_moments(plan, process, x_mean, x_variance, mean=MEAN, variance=VARIANC
     state_mean[:2], covariance[:2, :2] = x_mean, x_variance
     a, _, c = process.coefficients(plan.t)
     gains = a * variance / (a**2 * variance + c**2)
-    for a, gain, (p, q), next_x, base in zip(a, gains, plan.keep, plan.next, plan.base, strict=True):
+    for scale, gain, (p, q), next_x, base in zip(a, gains, plan.keep, plan.next, plan.base, strict=True):
         e = np.zeros(size)
         e[0] = p + q * gain
-        offset = q * (mean - gain * a * mean)
+        offset = q * (mean - gain * scale * mean)
         # columns [x, base, e, remembered...] as linear functions of the state
         columns = np.vstack([np.eye(size)[:2], e, np.eye(size)[2:]])
         offsets = np.zeros(size + 1)
