@@ -79,6 +79,20 @@ def match_dims(t, x, where="match_dims", name="t"):
     return t.reshape(shape + (1,) * (len(target) - len(shape)))
 
 
+def matmul(one, other):
+    """`one @ other` with every bit of its dtype.
+
+    Accelerators by default multiply float32 in eight (TPU) or eleven bits (NVIDIA): enough for a network's
+    layers, which keep that default, and for nothing else.
+    """
+    return jnp.matmul(one, other, precision="highest")
+
+
+def einsum(formula, *arrays):
+    """`jnp.einsum` with every bit of its dtype, as `matmul`."""
+    return jnp.einsum(formula, *arrays, precision="highest")
+
+
 def safe_sqrt(value):
     """Square root with value and gradient 0 where `value <= 0` (the plain gradient there is NaN)."""
     xp = namespace(value)
