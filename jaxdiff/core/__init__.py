@@ -1,7 +1,6 @@
 """What every room uses: arrays and checks, the pytree dataclass, per-sample keys."""
 
 from jaxdiff.core.arrays import (
-    QUICK,
     as_number,
     concrete,
     einsum,
@@ -10,6 +9,8 @@ from jaxdiff.core.arrays import (
     match_dims,
     matmul,
     namespace,
+    on_host,
+    quick,
     safe_divide,
     safe_sqrt,
 )
@@ -34,7 +35,6 @@ from jaxdiff.core.threefry import random_bits
 from jaxdiff.core.tree import dataclass, static_field
 
 __all__ = [
-    "QUICK",
     "as_number",
     "batch_keys",
     "batch_over",
@@ -60,7 +60,9 @@ __all__ = [
     "matmul",
     "namespace",
     "normal_like",
+    "on_host",
     "quadratic_forms",
+    "quick",
     "random_bits",
     "random_tangents",
     "safe_divide",
