@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import multihost_utils
 
 import jaxdiff as jd
 from jaxdiff import (
@@ -29,9 +30,11 @@ from jaxdiff import processes as P
 from jaxdiff import solvers as S
 from jaxdiff import steering as ST
 from jaxdiff import testing as T
+from jaxdiff.cli import job as cli_job
 from jaxdiff.cli import threads
 from jaxdiff.processes import linear
 from jaxdiff.solvers import discrete as D
+from jaxdiff.training import distributed
 from jaxdiff.training.feed import make_feed
 from jaxdiff.training.flops import update_flops
 from jaxdiff.training.parallel import held_parts
@@ -119,6 +122,10 @@ CALLS = {
     )),
     "repaint": walk(inverse.repaint(inverse.mask(np.eye(4)[..., None]), np.eye(4)[None, ..., None] * X)),
     "particles": walk(ST.particles(S.ancestral(), lambda x: x[:, 0, 0, 0], 2)),
+    "shard_map": jax.shard_map(
+        walk(S.ancestral()), mesh=jax.sharding.Mesh(np.array(jax.devices()[:4]), ("d",)),
+        in_specs=jax.P("d"), out_specs=jax.P("d"),
+    ),
     "gradient": jax.grad(lambda x: jnp.sum(walk(S.heun(), gradient="checkpointed", x=x)(None))),
     "group norm": lambda keys: jd.models.layers.group_norm(jnp.asarray(X), jnp.ones(1), jnp.zeros(1), 1),
     "ancestral tokens": tokens(D.ancestral()),
@@ -162,6 +169,56 @@ def test_it_lowers_for_every_platform_in_float32_and_its_products_keep_all_bits(
     assert list(rounded_products(program.jaxpr.jaxpr)) == []
     text = program.lower(lowering_platforms=PLATFORMS).as_text()
     assert not re.search("f64|callback", text)
+
+
+SMALL = dict(width=16, depth=1, heads=2)
+NETWORKS_OF = {
+    "no products": ((4, 4, 1), types.SimpleNamespace(
+        init=lambda *_: {"params": {"w": jnp.ones(())}},
+        apply=lambda variables, x, c_noise, condition, keys: variables["params"]["w"] * x,
+    )),
+    "MLP": ((2,), jd.models.MLP(width=16, depth=1, dropout=0.1)),
+    "UNet": ((8, 8, 1), jd.models.UNet(channels=(16, 64), dropout=0.1, num_classes=3)),
+    "DiT": ((8, 8, 1), jd.models.DiT(**SMALL, positions="rotary", qk_norm=True, remat="dots")),
+    "tokens": ((4,), jd.models.TokenTransformer(3, **SMALL, factored=True)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [
+    "no products", "MLP", *(pytest.param(name, marks=pytest.mark.slow) for name in ("UNet", "DiT", "tokens"))
+])  # fmt: skip
+def test_updates_lower_for_every_platform(name, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # of which networks and loops ask
+    shape, model = NETWORKS_OF[name]
+    if name == "tokens":
+        def loss(params, batch, keys, strata, step):
+            def net(x, t):
+                return model.apply({"params": params}, x, t, keys=keys)
+
+            return losses.discrete.elbo(net, keys, batch["x"], process=ABSORBING, strata=strata)
+    else:
+        augment = data.EDMAugment() if name == "no products" else None
+        loss = training.denoising_objective(
+            model, VP, jd.parameterizations.edm(), label_drop=0.1 * (name == "UNet"), null_label=3,
+            augment=augment and (lambda keys, x: (augment(keys, x)[0], None)),
+        )  # fmt: skip
+    optimizer = training.adamw(1e-3)
+    params = jax.eval_shape(lambda: training.init_params(model, KEY, shape))
+    state = jax.eval_shape(lambda: training.init_state(
+        jax.tree.map(lambda p: jnp.zeros(p.shape), params), optimizer, (500,)
+    ))  # fmt: skip
+    resident = {"x": np.zeros((8, *shape), int if name == "tokens" else np.float32)}
+    if name == "UNet":
+        resident["label"] = np.zeros(8, int)
+    dispatch = training.make_dispatch(
+        training.make_update(loss, optimizer, (500,), accumulate=2, nonfinite="skip"),
+        lambda resident, item: jax.tree.map(lambda a: a[item], resident),
+    )
+    items, words = np.zeros((2, 4), np.int32), np.asarray(jax.random.key_data(KEY))
+    program = jax.jit(dispatch).trace(state, resident, items, words)
+    if name == "no products":
+        assert list(rounded_products(program.jaxpr.jaxpr)) == []
+    assert not re.search("f64|callback", program.lower(lowering_platforms=PLATFORMS).as_text())
 
 
 NUMPY = {  # where products are of numpy arrays
@@ -256,6 +313,16 @@ def test_processes_supply_the_rows_of_their_devices_wherever_those_lie(owners, t
         np.testing.assert_array_equal(own, batch[numbers].reshape(1, -1))
 
 
+def test_a_state_goes_over_the_devices_an_array_at_a_time(monkeypatch):
+    sent = []
+    monkeypatch.setattr(distributed, "several", lambda: True)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", lambda tree: (sent.append(tree), tree)[1])
+    state = {"a": np.arange(3, dtype=np.int32), "b": [np.float32(-0.0), np.ones((2, 2))]}
+    got = distributed.broadcast(state)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), got, state)
+    assert np.signbit(got["b"][0]) and [len(bytes_) for bytes_ in sent] == [12, 4, 32]
+
+
 def test_parts_that_processes_share_by_halves_are_refused():
     devices = np.array([types.SimpleNamespace(process_index=owner) for owner in (0, 0, 0, 1, 1, 1)])
     with pytest.raises(ValueError, match="mesh: expected the parts of a batch that two processes hold"):
@@ -269,3 +336,29 @@ def test_the_heap_of_a_host_with_an_accelerator_is_left_alone(monkeypatch, capsy
         monkeypatch.setattr(threads, "only_cpu", lambda alone=alone: alone)
         assert cli.main(["list"]) == 0
         assert called == [True] * alone
+
+
+@pytest.mark.parametrize("platform, n, sizes", [
+    ("cpu", 100, [104]), ("cpu", 250, [104] * 3), ("tpu", 100, [104]), ("tpu", 900, [800] * 2),
+])  # fmt: skip
+def test_samples_of_a_call_are_as_many_as_the_accelerators_take_and_parameters_are_sent_once(
+    platform, n, sizes, monkeypatch
+):
+    sent, calls = [], []
+
+    def place(shared):
+        sent.append(shared)
+        return lambda number, labels: (calls.append(len(number)), np.zeros((len(number), *SHAPE)))[1]
+
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(training, "over_devices", lambda function: place)
+    config = {
+        "solver": "ddim", "grid": "karras", "guidance_scale": 1, "label_drop": 0, "sample_steps": 3,
+        "data": "images", "data_record": {
+            "shape": SHAPE, "num_classes": None, "value_range": None, "levels": None,
+            "shift": 0.0, "scale": 1.0,
+        },
+    }  # fmt: skip
+    job = cli_job.Job(None, VP, jd.parameterizations.edm(), SHAPE, None, None)
+    assert cli_job.make_sampler(job, config)({}, n, 0).shape == (n, *SHAPE)
+    assert (len(sent), calls) == (1, sizes)

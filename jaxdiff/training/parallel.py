@@ -86,13 +86,21 @@ def packed(layout, params):
 def over_devices(function):
     """`function(shared, *examples)` compiled, with its examples cut over the devices of all processes.
 
-    Every process passes the whole host arrays, `examples` of a size that the number of devices divides, and
-    gets the whole result, gathered once, as numpy arrays.
+    Every process passes the whole host arrays, and gets the whole result, gathered once, as numpy arrays.
+
+    Returns:
+      `place(shared)`, which sends what is shared to the devices and returns the function of `*examples`, of a
+      size that the number of devices divides.
     """
     devices = jax.devices()
     if len(devices) == 1:
         alone = jax.jit(function, **_options())
-        return lambda shared, *examples: jax.tree.map(np.asarray, alone(shared, *examples))
+
+        def place_alone(shared):
+            shared = jax.device_put(shared)
+            return lambda *examples: jax.tree.map(np.asarray, alone(shared, *examples))
+
+        return place_alone
     mesh = Mesh(np.array(devices), (AXIS,))
     everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
     compiled = jax.jit(
@@ -100,14 +108,19 @@ def over_devices(function):
         out_shardings=everywhere, **_options(),
     )
 
-    def call(shared, *examples):
-        placed = (
-            jax.tree.map(lambda a, s=s: _put(np.asarray(a), s), tree)
-            for tree, s in ((shared, everywhere), (examples, split))
-        )
-        return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data), compiled(*placed))
+    def put(tree, sharding):
+        return jax.tree.map(lambda a: _put(np.asarray(a), sharding), tree)
 
-    return call
+    def place(shared):
+        shared = put(shared, everywhere)
+
+        def call(*examples):
+            out = compiled(shared, put(examples, split))
+            return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data), out)
+
+        return call
+
+    return place
 
 
 def check_batch_size(batch_size, devices, accumulate=1):
