@@ -221,7 +221,7 @@ def compile_seconds():
     step = layout.compile(dispatch, state)
     step.lower(layout.place(state), {}, items, jax.random.key_data(jax.random.key(1))).compile()
     middle = time.process_time()
-    jd.training.over_devices(sample)(state.params, keys, labels)
+    jd.training.over_devices(sample)(state.params)(keys, labels)
     print(middle - start, time.process_time() - middle)
 
 

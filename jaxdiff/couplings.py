@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import check_choice, check_positive
+from jaxdiff.core import check_choice, check_positive, matmul
 
 EXACT_LIMIT = 256  # beyond it the exact assignment takes longer than a training step
 
@@ -88,7 +88,7 @@ def costs(x0, x1):
     """`(n, m)` squared Euclidean distances between two batches."""
     x0, x1 = (x.reshape(x.shape[0], -1).astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (x0, x1))
     squares = jnp.sum(x0**2, 1)[:, None] + jnp.sum(x1**2, 1)[None]
-    return jnp.maximum(squares - 2 * jnp.matmul(x0, x1.T, precision="highest"), 0.0)
+    return jnp.maximum(squares - 2 * matmul(x0, x1.T), 0.0)
 
 
 def assignment(cost):

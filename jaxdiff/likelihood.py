@@ -13,6 +13,7 @@ from jaxdiff.core import (
     check_count,
     check_noise,
     concrete,
+    einsum,
     floating,
     fold_in,
     is_concrete,
@@ -291,8 +292,8 @@ def _hutch_plus_plus(probes):
         flat = x.shape[0], x[0].size
         seen = jax.vmap(derivative)(sketch).reshape(-1, *flat)
         q = jnp.moveaxis(jnp.linalg.qr(jnp.moveaxis(seen, 0, -1))[0], -1, 0)  # (k, batch, n)
-        along = jnp.einsum("kbn,mbn->kmb", q, rest.reshape(-1, *flat))
-        outside = rest - jnp.einsum("kbn,kmb->mbn", q, along).reshape(rest.shape)
+        along = einsum("kbn,mbn->kmb", q, rest.reshape(-1, *flat))
+        outside = rest - einsum("kbn,kmb->mbn", q, along).reshape(rest.shape)
         # of the length that makes the estimate exact where the rest of J is a multiple of the identity
         square = jnp.sum(jnp.square(outside), axis=tuple(range(2, outside.ndim)), keepdims=True)
         outside = outside * jnp.sqrt((x[0].size - q.shape[0]) / square)

@@ -32,7 +32,8 @@ def main(args=None):
     from jaxdiff.cli import again, commands, local, threads
     from jaxdiff.training import distributed, keep_freed_memory
 
-    keep_freed_memory()
+    if threads.only_cpu():  # an accelerator has its own
+        keep_freed_memory()
     args = sys.argv[1:] if args is None else list(args)
     if args[:1] == ["launch"]:  # all words behind it belong to another command
         return local.launch(args[1:])

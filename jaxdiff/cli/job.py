@@ -11,7 +11,7 @@ from jaxdiff import training
 from jaxdiff.cli.names import lookup, parse
 from jaxdiff.core import check_seed, check_share, fold_in
 
-CHUNK = {True: 100, False: 1000}  # samples of one call, of images and of vectors
+CHUNK = {True: 100, False: 1000}  # images and vectors of one call; of each accelerator
 
 
 class Job(NamedTuple):
@@ -140,13 +140,16 @@ def make_sampler(job, config):
 
     def draw(params, n, seed, labels=None):
         check_seed("draw", seed)
-        shared, devices = (params, np.uint32(seed)), jax.device_count()
-        size = -(-CHUNK[len(job.shape) == 3] // devices) * devices
+        most, devices = CHUNK[len(job.shape) == 3], jax.device_count()
+        if jax.default_backend() != "cpu":
+            most = min(n, most * devices)
+        size = -(-most // devices) * devices
         number = np.arange(-(-n // size) * size, dtype=np.int32)
         if job.num_classes is not None:
             labels = np.resize(np.asarray(labels, np.int32), len(number))
+        run = compiled((params, np.uint32(seed)))
         parts = [
-            compiled(shared, number[i : i + size], labels if labels is None else labels[i : i + size])
+            run(number[i : i + size], labels if labels is None else labels[i : i + size])
             for i in range(0, len(number), size)
         ]
         return record.from_model(np.concatenate(parts)[:n])

@@ -25,7 +25,7 @@ def at_most(count):
       ValueError: for a negative count.
     """
     check_count("threads", least=0, threads=count)
-    if not count or COUNT in os.environ or not _single_cpu():
+    if not count or COUNT in os.environ or not only_cpu() or _several():
         yield
         return
     os.environ[COUNT] = str(count)
@@ -52,13 +52,18 @@ def meanwhile(function):
     return future.result
 
 
-def _single_cpu():
+def only_cpu():
+    """Whether jax will find no accelerator, as far as can be told before its backend starts."""
     import jax
 
-    only_cpu = jax.config.jax_platforms == "cpu" or not (
+    return jax.config.jax_platforms == "cpu" or not (
         importlib.util.find_spec("libtpu")
         or importlib.util.find_spec("jax_plugins")
         or importlib.metadata.entry_points(group="jax_plugins")
     )
-    several = "device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 1
-    return only_cpu and not several
+
+
+def _several():
+    import jax
+
+    return "device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 1

@@ -1,13 +1,16 @@
 """What every room uses: arrays and checks, the pytree dataclass, per-sample keys."""
 
 from jaxdiff.core.arrays import (
-    QUICK,
     as_number,
     concrete,
+    einsum,
     host,
     is_concrete,
     match_dims,
+    matmul,
     namespace,
+    on_host,
+    quick,
     safe_divide,
     safe_sqrt,
 )
@@ -32,7 +35,6 @@ from jaxdiff.core.threefry import random_bits
 from jaxdiff.core.tree import dataclass, static_field
 
 __all__ = [
-    "QUICK",
     "as_number",
     "batch_keys",
     "batch_over",
@@ -49,14 +51,18 @@ __all__ = [
     "concrete",
     "constrain_batch",
     "dataclass",
+    "einsum",
     "floating",
     "fold_in",
     "host",
     "is_concrete",
     "match_dims",
+    "matmul",
     "namespace",
     "normal_like",
+    "on_host",
     "quadratic_forms",
+    "quick",
     "random_bits",
     "random_tangents",
     "safe_divide",

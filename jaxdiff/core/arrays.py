@@ -5,11 +5,30 @@ number is known (so a solver's table is exact whatever jax's precision, also ins
 `jax.numpy` when one of them is traced (so schedules and grids can be learned by gradient).
 """
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-QUICK = {"xla_backend_optimization_level": 1}  # for what runs once; at level 0 jax 0.10 makes wrong code
+
+def quick():
+    """Options of `jax.jit` for what runs once: little optimisation, where the compiler is the CPU's.
+
+    That of GPUs takes level 2 at least. (At level 0 jax 0.10 makes wrong code.)
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    return {"compiler_options": {"xla_backend_optimization_level": 1}} if on_cpu else {}
+
+
+def on_host():
+    """A context in which jax computes on the CPU, also beside an accelerator, unless it may not use it."""
+    if jax.default_backend() == "cpu":
+        return contextlib.nullcontext()
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:
+        return contextlib.nullcontext()
 
 
 def is_concrete(*trees):
@@ -77,6 +96,20 @@ def match_dims(t, x, where="match_dims", name="t"):
             f"example, or a shape that x's {target} starts with"
         )
     return t.reshape(shape + (1,) * (len(target) - len(shape)))
+
+
+def matmul(one, other):
+    """`one @ other` with every bit of its dtype.
+
+    Accelerators by default multiply float32 in eight (TPU) or eleven bits (NVIDIA): enough for a network's
+    layers, which keep that default, and for nothing else.
+    """
+    return jnp.matmul(one, other, precision="highest")
+
+
+def einsum(formula, *arrays):
+    """`jnp.einsum` with every bit of its dtype, as `matmul`."""
+    return jnp.einsum(formula, *arrays, precision="highest")
 
 
 def safe_sqrt(value):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import check_share, dataclass, static_field, typed
+from jaxdiff.core import check_share, dataclass, einsum, matmul, static_field, typed
 
 VECTOR_SIZE = 6
 
@@ -75,7 +75,7 @@ class Affine:
         # output to input: the inverse of each map, in reverse order
         shear = jnp.array([[1.0, 0.0], [-self.shear * vector[5], 1.0]])
         stretch = jnp.diag(jnp.exp(-size + jnp.array([-half, half])))
-        image = warp(image, shear @ stretch @ turn, self.shift * vector[:2], self.background)
+        image = warp(image, matmul(matmul(shear, stretch), turn), self.shift * vector[:2], self.background)
         return image if self.limits is None else jnp.clip(image, *self.limits)
 
 
@@ -94,7 +94,7 @@ def warp(image, matrix, shift, background=None):
     height, width, _ = image.shape
     centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
     grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
-    at = (grid - (centre + shift).reshape(1, 1, 2)) @ matrix.T + centre.reshape(1, 1, 2)
+    at = matmul(grid - (centre + shift).reshape(1, 1, 2), matrix.T) + centre.reshape(1, 1, 2)
     low = jnp.floor(at)
     taps = low[..., None].astype(int) + jnp.arange(-1, 3).reshape(1, 1, 1, 4)
     weights = keys_kernel(at[..., None] - taps)
@@ -104,7 +104,7 @@ def warp(image, matrix, shift, background=None):
     if background is not None and background != "reflect":
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
         values = jnp.where(inside[..., None], values, background)
-    return jnp.einsum("hwi,hwj,hwijc->hwc", weights[:, :, 0], weights[:, :, 1], values)
+    return einsum("hwi,hwj,hwijc->hwc", weights[:, :, 0], weights[:, :, 1], values)
 
 
 def _clip(index, size):

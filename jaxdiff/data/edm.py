@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import check_share, dataclass, static_field, typed
+from jaxdiff.core import check_share, dataclass, matmul, static_field, typed
 from jaxdiff.data.augment import warp
 
 
@@ -85,8 +85,8 @@ class EDMAugment:
         mirrored = jnp.diag(1 - 2 * a[:2])
         stretch = jnp.diag(jnp.exp2(self.stretch * a[5] * jnp.array([-1.0, 1.0])))
         # from where a pixel comes: the inverse of each map, in reverse order
-        back = (mirrored * jnp.exp2(-self.scale * a[2])) @ _rotation(a[3])
-        back = back @ _rotation(-a[4]) @ stretch @ _rotation(a[4])
+        back = matmul(mirrored * jnp.exp2(-self.scale * a[2]), _rotation(a[3]))
+        back = matmul(matmul(matmul(back, _rotation(-a[4])), stretch), _rotation(a[4]))
         shift = self.shift * a[:5:-1] * jnp.array([height, width])
         image = warp(image, back[::-1, ::-1], shift, "reflect")  # down, right
         return image if self.limits is None else jnp.clip(image, *self.limits)

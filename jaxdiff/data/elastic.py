@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_count, check_share, dataclass, static_field, typed
+from jaxdiff.core import check_count, check_share, dataclass, einsum, matmul, static_field, typed
 from jaxdiff.data.augment import keys_kernel
 
 MODES = np.array([[0.0, 1.0, 0.7], [1.0, 0.7, 0.5], [0.7, 0.5, 0.3]])  # relative size of cosine modes
@@ -86,19 +86,19 @@ class Elastic:
         grid = _grid(ink.shape)
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         one, zero = jnp.ones(()), jnp.zeros(())
-        turn = jnp.array([[cos, -sin], [sin, cos]]) @ jnp.array([[one, zero], [shear, one]])
+        turn = matmul(jnp.array([[cos, -sin], [sin, cos]]), jnp.array([[one, zero], [shear, one]]))
         middle, size = _extent(ink, grid)
-        new_middle, new_size = _extent(ink, grid @ turn.T)
+        new_middle, new_size = _extent(ink, matmul(grid, turn.T))
         shape = (1, 1, 2)
         back = (grid - middle.reshape(shape)) * (new_size / size).reshape(shape) + new_middle.reshape(shape)
-        inverse = jnp.array([[one, zero], [-shear, one]]) @ jnp.array([[cos, sin], [-sin, cos]])
-        return back @ inverse.T
+        inverse = matmul(jnp.array([[one, zero], [-shear, one]]), jnp.array([[cos, sin], [-sin, cos]]))
+        return matmul(back, inverse.T)
 
 
 def bitmap(levels, block):
     """The bitmap whose blocks hold `levels` pixels of ink, `(height block, width block)` of 0 and 1."""
     height, width = levels.shape
-    fine = _upsampling(height, block) @ levels @ _upsampling(width, block).T
+    fine = matmul(matmul(_upsampling(height, block), levels), _upsampling(width, block).T)
     cells = _cells(fine, block) + 1e-4 * jnp.cos(1.7 * jnp.arange(block**2)).reshape(1, 1, -1)  # no ties
     brighter = jnp.sum(cells[..., None, :] > cells[..., :, None], axis=-1)
     ink = (brighter < levels[..., None]).astype(jnp.float32)
@@ -141,7 +141,7 @@ def _displacement(draws, shape):
     rows, columns = (np.cos(np.pi * np.arange(3)[:, None] * ((np.arange(n) + 0.5) / n)[None]) for n in shape)
     weight = np.array([MODES[mode] for mode in BENDS], np.float32)
     basis = np.stack([np.outer(rows[i], columns[j]) for i, j in BENDS]) * weight[:, None, None]
-    return jnp.einsum("dm,myx->yxd", draws, jnp.asarray(basis, jnp.float32))
+    return einsum("dm,myx->yxd", draws, jnp.asarray(basis, jnp.float32))
 
 
 def _look_up(ink, at):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import match_dims, unit_tangents
+from jaxdiff.core import einsum, match_dims, matmul, unit_tangents
 
 
 def jacobian(field, x, t):
@@ -97,11 +97,11 @@ def subspace_denoiser(bases, process, weights=None):
     def denoise(x, t):
         a, _, c = (jnp.asarray(k, x.dtype) for k in process.coefficients(t))
         flat = x.reshape(x.shape[0], -1)
-        inside = jnp.einsum("bn,knd->bkd", flat, bases, precision="highest")
+        inside = einsum("bn,knd->bkd", flat, bases)
         a, c = (match_dims(k, logits[None] + 0 * inside[..., 0]) for k in (a, c))
         seen = a**2 / (2 * c**2 * (a**2 + c**2)) * jnp.sum(jnp.square(inside), -1)
         w = jax.nn.softmax(logits[None] + seen, axis=-1) * (a / (a**2 + c**2))
-        return jnp.einsum("bk,bkd,knd->bn", w, inside, bases, precision="highest").reshape(x.shape)
+        return einsum("bk,bkd,knd->bn", w, inside, bases).reshape(x.shape)
 
     return denoise
 
@@ -115,7 +115,7 @@ def subspace_error(one, other):
     if one.shape[-2:] != other.shape[-2:]:
         raise ValueError(f"subspace_error: expected equal (n, d), got {one.shape} and {other.shape}")
     # |P - Q|^2 = 2 d - 2 |one^T other|^2
-    overlap = jnp.sum(jnp.square(jnp.swapaxes(one, -1, -2) @ other), axis=(-1, -2))
+    overlap = jnp.sum(jnp.square(matmul(jnp.swapaxes(one, -1, -2), other)), axis=(-1, -2))
     return jnp.sqrt(jnp.maximum(1 - overlap / one.shape[-1], 0.0))
 
 

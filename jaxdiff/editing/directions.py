@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import check_count, match_dims, safe_divide, safe_sqrt
+from jaxdiff.core import check_count, match_dims, matmul, safe_divide, safe_sqrt
 
 
 def principal_directions(features, count):
@@ -58,7 +58,7 @@ def jacobian_directions(fn, at, count, key, iterations=20):
     basis = jax.lax.fori_loop(0, iterations, lambda _, b: jnp.linalg.qr(apply(b)[0])[0], start)
     images = apply(basis)[1]  # rotate within the subspace to the singular vectors
     left, values, _ = jnp.linalg.svd(images, full_matrices=False)
-    return (basis @ left).T.reshape(count, *at.shape), values
+    return matmul(basis, left).T.reshape(count, *at.shape), values
 
 
 def project_out(direction, others):
@@ -77,7 +77,7 @@ def project_out(direction, others):
     _, s, basis = jnp.linalg.svd(others, full_matrices=False)
     spanned = s > max(others.shape) * jnp.finfo(s.dtype).eps * s[0]
     flat = direction.reshape(-1)
-    rest = flat - jnp.where(spanned, basis @ flat, 0.0) @ basis
+    rest = flat - matmul(jnp.where(spanned, matmul(basis, flat), 0.0), basis)
     return (rest / jnp.maximum(jnp.linalg.norm(rest), 1e-12)).reshape(direction.shape)
 
 
@@ -89,7 +89,7 @@ class Boundary(NamedTuple):
 
     def side(self, x):
         """The signed distance of `x` `(batch, ...)` from the boundary."""
-        return x.reshape(x.shape[0], -1) @ self.normal.reshape(-1) - self.offset
+        return matmul(x.reshape(x.shape[0], -1), self.normal.reshape(-1)) - self.offset
 
 
 def boundary(features, positive, ridge=1e-2):
@@ -112,11 +112,11 @@ def boundary(features, positive, ridge=1e-2):
     up = jnp.sum(flat * ones, 0) / jnp.maximum(jnp.sum(ones), 1)
     down = jnp.sum(flat * (1 - ones), 0) / jnp.maximum(jnp.sum(1 - ones), 1)
     centred = flat - jnp.where(positive[:, None], up[None], down[None])
-    covariance = centred.T @ centred / flat.shape[0]
+    covariance = matmul(centred.T, centred) / flat.shape[0]
     scale = ridge * jnp.trace(covariance) / flat.shape[1] + 1e-12
     normal = jnp.linalg.solve(covariance + scale * jnp.eye(flat.shape[1]), up - down)
     norm = jnp.maximum(jnp.linalg.norm(normal), 1e-12)
-    offset = 0.5 * (up + down) @ normal / norm - jnp.log(share / (1 - share)) / norm
+    offset = matmul(0.5 * (up + down), normal) / norm - jnp.log(share / (1 - share)) / norm
     return Boundary((normal / norm).reshape(features.shape[1:]), offset)
 
 
@@ -177,7 +177,7 @@ def contrastive_loss(changes, temperature=0.5):
         )
     flat = changes.reshape(count * batch, -1)
     flat = safe_divide(flat, safe_sqrt(jnp.sum(flat**2, axis=1, keepdims=True)))  # 0 has no direction
-    s = (flat @ flat.T / temperature).reshape(count, batch, count, batch)
+    s = (matmul(flat, flat.T) / temperature).reshape(count, batch, count, batch)
     same = jnp.eye(count, dtype=bool)[:, None, :, None]
     self_ = same & jnp.eye(batch, dtype=bool)[None, :, None, :]
     attract = jax.nn.logsumexp(jnp.where(same & ~self_, s, -jnp.inf), axis=(1, 2, 3))

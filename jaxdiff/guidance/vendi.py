@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.core import matmul
+
 
 def vendi_score(features, kernel=None):
     """`exp(entropy of the eigenvalues of K / n)`: 1 for equal examples, n for n unlike ones.
@@ -58,14 +60,14 @@ def _log_vendi(own, others, kernel):
 
 def cosine(one, other):
     """Cosine similarity of rows."""
-    return _unit(one) @ _unit(other).T
+    return matmul(_unit(one), _unit(other).T)
 
 
 def gaussian(width):
     """The kernel `exp(-|x - y|^2 / (2 width^2))`."""
 
     def kernel(one, other):
-        squares = jnp.sum(one**2, 1)[:, None] + jnp.sum(other**2, 1)[None] - 2 * one @ other.T
+        squares = jnp.sum(one**2, 1)[:, None] + jnp.sum(other**2, 1)[None] - matmul(2 * one, other.T)
         return jnp.exp(-0.5 * jnp.maximum(squares, 0.0) / width**2)
 
     return kernel

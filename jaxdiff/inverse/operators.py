@@ -23,6 +23,7 @@ from jaxdiff.core import (
     concrete,
     dataclass,
     match_dims,
+    matmul,
     safe_divide,
     static_field,
 )
@@ -205,10 +206,10 @@ class Downsample(Operator):
         return jnp.asarray(first, _dtype(x))
 
     def to(self, x):
-        return self._blocks(x) @ self._basis(x)
+        return matmul(self._blocks(x), self._basis(x))
 
     def back(self, coefficients):
-        return self._images(coefficients @ self._basis(coefficients).T)
+        return self._images(matmul(coefficients, self._basis(coefficients).T))
 
     def _basis(self, like):
         """Orthonormal values of a block: its mean first."""
@@ -298,23 +299,23 @@ class Matrix(Operator):
     def forward(self, x):
         if x.shape[1:][-len(self.event) :] != self.event:
             raise ValueError(f"dense: expected examples that end in {self.event}, got {x.shape[1:]}")
-        return self._flat(x) @ self.matrix.T.astype(_dtype(x))
+        return matmul(self._flat(x), self.matrix.T.astype(_dtype(x)))
 
     def adjoint(self, y):
         if y.shape[-1] != self.matrix.shape[0]:
             raise ValueError(
                 f"dense: expected measurements of {self.matrix.shape[0]} values, got {y.shape[1:]}"
             )
-        return self._whole(y @ self.matrix.astype(_dtype(y)))
+        return self._whole(matmul(y, self.matrix.astype(_dtype(y))))
 
     def singular(self, x):
         return None if self.values is None else self.values.astype(_dtype(x))
 
     def to(self, x):
-        return self._flat(x) @ self.basis.astype(_dtype(x))
+        return matmul(self._flat(x), self.basis.astype(_dtype(x)))
 
     def back(self, coefficients):
-        return self._whole(coefficients @ self.basis.T.astype(_dtype(coefficients)))
+        return self._whole(matmul(coefficients, self.basis.T.astype(_dtype(coefficients))))
 
     def _flat(self, x):
         return x.reshape(*x.shape[: x.ndim - len(self.event)], -1)

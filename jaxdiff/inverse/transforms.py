@@ -30,6 +30,7 @@ from jaxdiff.core import (
     check_positive,
     dataclass,
     match_dims,
+    matmul,
     safe_divide,
     static_field,
 )
@@ -266,14 +267,14 @@ def tractable(denoise, process, operator, y, noise_level, prior, share=1.0, jitt
         r = jnp.concatenate([jnp.full(size, c**2 + 1e-12), v])
 
         def component(mean, covariance):
-            cross = covariance @ h.T
-            total = h @ cross + jnp.diag(r)
-            e = seen - h @ mean
+            cross = matmul(covariance, h.T)
+            total = matmul(h, cross) + jnp.diag(r)
+            e = seen - matmul(h, mean)
             solved = jnp.linalg.solve(total, e)
-            return mean + cross @ solved, -0.5 * (e @ solved + jnp.linalg.slogdet(total)[1])
+            return mean + matmul(cross, solved), -0.5 * (matmul(e, solved) + jnp.linalg.slogdet(total)[1])
 
         means, logits = jax.vmap(component)(prior.means, prior.covariances)
-        return jax.nn.softmax(logits + jnp.log(prior.weights)) @ means
+        return matmul(jax.nn.softmax(logits + jnp.log(prior.weights)), means)
 
     def guided(x, t):
         numbers = process.coefficients_for(x, t, "tractable")

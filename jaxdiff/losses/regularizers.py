@@ -14,6 +14,7 @@ from jaxdiff.core import (
     check_noise,
     check_one_ended,
     fold_in,
+    matmul,
     normal_like,
     quadratic_forms,
     random_tangents,
@@ -193,7 +194,7 @@ def pairwise_similarity(adapted, source, high_frequency=False):
         x = x.reshape(x.shape[0], -1)
         x = safe_divide(x, safe_sqrt(jnp.sum(x**2, axis=1, keepdims=True)))  # 0 has no direction
         alone = jnp.eye(x.shape[0], dtype=bool)
-        return jax.nn.log_softmax(jnp.where(alone, -jnp.inf, x @ x.T), axis=1), alone
+        return jax.nn.log_softmax(jnp.where(alone, -jnp.inf, matmul(x, x.T)), axis=1), alone
 
     log_p, alone = rows(jax.lax.stop_gradient(source))
     log_q, _ = rows(adapted)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import constrain_batch, fold_in, random_bits
+from jaxdiff.core import constrain_batch, fold_in, matmul, random_bits
 
 Dtype = Any
 ZEROS = nn.initializers.zeros_init()
@@ -66,7 +66,7 @@ def group_norm(x: jax.Array, scale: jax.Array, shift: jax.Array, groups: int, ep
     share = (member[:, None] == member[None]) * (x.shape[0] * groups / x.size)
 
     def group_mean(value):  # a product, because XLA would fuse a reshape into the large loops
-        return jnp.dot(value.sum(spatial), share.astype(value.dtype), precision="highest")
+        return matmul(value.sum(spatial), share.astype(value.dtype))
 
     mean = group_mean(wide)
     variance = jnp.maximum(group_mean(wide * wide) - mean * mean, 0.0)

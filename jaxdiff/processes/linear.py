@@ -1,12 +1,23 @@
 """The one formula of every continuous process: linear in clean data, a second endpoint and noise."""
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import QUICK, host, is_concrete, match_dims, namespace, normal_like, safe_divide, safe_sqrt
+from jaxdiff.core import (
+    host,
+    is_concrete,
+    match_dims,
+    namespace,
+    normal_like,
+    on_host,
+    quick,
+    safe_divide,
+    safe_sqrt,
+)
 
 
 class LinearProcess:
@@ -258,8 +269,8 @@ def _forward_mode(fn, t, process):
         return jax.jvp(lambda t: fn(process, t), (t,), (jnp.ones_like(t),))[1]
     size, shape = np.size(t), np.shape(t)
     repeated = np.resize(np.asarray(t, np.float64), max(64, 1 << (size - 1).bit_length()))
-    with jax.ensure_compile_time_eval(), _x64():
-        slopes = (_compiled_slopes if _is_argument(process) else _slopes)(fn, host(process), repeated)
+    with jax.ensure_compile_time_eval(), on_host(), _x64():
+        slopes = (_compiled_slopes() if _is_argument(process) else _slopes)(fn, host(process), repeated)
         slopes = [np.asarray(slope) for slope in slopes]
     return tuple(slope[:size].reshape(shape) if slope.ndim else slope for slope in slopes)
 
@@ -269,7 +280,9 @@ def _slopes(fn, process, t):
     return jax.jvp(lambda t: fn(process, t), (t,), (jnp.ones_like(t),))[1]
 
 
-_compiled_slopes = jax.jit(_slopes, static_argnums=0, compiler_options=QUICK)
+@functools.cache
+def _compiled_slopes():
+    return jax.jit(_slopes, static_argnums=0, **quick())
 
 
 def _is_argument(process):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_choice, check_order, concrete, dataclass, namespace
+from jaxdiff.core import check_choice, check_order, concrete, dataclass, matmul, namespace
 from jaxdiff.solvers import tableau
 from jaxdiff.solvers.exponential import Form
 from jaxdiff.solvers.sa import adams
@@ -135,7 +135,7 @@ def fit_compensation(run, reference, steps, iterations=30):
     @jax.jit
     def normal(ratios):
         value, slope = residual(ratios), jax.jacfwd(residual)(ratios)
-        return jnp.mean(value**2), slope.T @ value / value.size, slope.T @ slope / value.size
+        return jnp.mean(value**2), matmul(slope.T, value) / value.size, matmul(slope.T, slope) / value.size
 
     ratios, damping = np.ones(steps), 1e-2
 

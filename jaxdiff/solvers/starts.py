@@ -15,6 +15,7 @@ from jaxdiff.core import (
     check_positive,
     dataclass,
     fold_in,
+    matmul,
     safe_sqrt,
 )
 
@@ -39,9 +40,9 @@ class Moments:
         """`basis inside basis^T z + outside (1 - basis basis^T) z` for `z` `(batch, *event)`."""
         basis = jnp.asarray(self.basis, z.dtype)
         flat = z.reshape(z.shape[0], -1)
-        along = jnp.matmul(flat, basis, precision="highest")
+        along = matmul(flat, basis)
         weights = jnp.asarray(inside, z.dtype) - jnp.asarray(outside, z.dtype)
-        back = jnp.matmul(along * weights[None], basis.T, precision="highest")
+        back = matmul(along * weights[None], basis.T)
         return (jnp.asarray(outside, z.dtype) * flat + back).reshape(z.shape)
 
 
@@ -147,7 +148,7 @@ class Transport:
     def index(self, noise):
         """`(batch,)` which point a noise is sent to."""
         flat = self.points.reshape(self.points.shape[0], -1).astype(noise.dtype)
-        planes = jnp.matmul(noise.reshape(noise.shape[0], -1), flat.T, precision="highest")
+        planes = matmul(noise.reshape(noise.shape[0], -1), flat.T)
         return jnp.argmax(planes + self.heights.astype(noise.dtype)[None], axis=1)
 
     def __call__(self, noise):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import check_count, fold_in
+from jaxdiff.core import check_count, fold_in, matmul
 from jaxdiff.solvers.exponential import dpmpp_multistep
 from jaxdiff.solvers.multistep import unipc
 from jaxdiff.solvers.presets import on_levels
@@ -175,7 +175,7 @@ class Fit:
             slope = jax.vmap(push)(jnp.eye(size))
             scale = jax.lax.rsqrt(jnp.sum(value**2, axis=1) + self.floor**2)[:, None]
             slope, value = (slope * scale[None]).reshape(size, -1), (value * scale).reshape(-1)
-            return slope @ value, slope @ slope.T
+            return matmul(slope, value), matmul(slope, slope.T)
 
         def total(change):
             parts = jax.lax.map(lambda paths: part(change, paths), (x, ends, *condition))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import batch_keys
+from jaxdiff.core import batch_keys, einsum
 from jaxdiff.core.categorical import categorical
 
 
@@ -72,7 +72,7 @@ class Joint:
             if jnp.ndim(t) == 0 and len(noisy) < len(x):  # fewer noisy sequences than samples
                 return denoise(jnp.asarray(noisy), jnp.full(len(noisy), t))[_index(x, process.states)]
             p = self.posterior(process, x, t)
-            return jnp.log(jnp.einsum("bn,nlk->blk", p, one_hot, precision="highest"))
+            return jnp.log(einsum("bn,nlk->blk", p, one_hot))
 
         return denoise
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import batch_keys
+from jaxdiff.core import batch_keys, einsum
 from jaxdiff.testing.targets import Target, normalised
 
 
@@ -57,7 +57,7 @@ class Empirical(Target):
             logits = -0.5 * jnp.sum(difference**2, -1) / variance[:, None] + log_weights[None]
             largest = jnp.maximum(carry[0], jnp.max(logits, axis=1))
             keep, p = jnp.exp(carry[0] - largest), jnp.exp(logits - largest[:, None])
-            mean = jnp.einsum("nk,kd->nd", p, points, precision="highest")
+            mean = einsum("nk,kd->nd", p, points)
             return (
                 largest,
                 keep * carry[1] + jnp.sum(p, axis=1),

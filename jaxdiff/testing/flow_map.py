@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from jaxdiff.core import is_concrete, match_dims, safe_sqrt
+from jaxdiff.core import is_concrete, match_dims, on_host, safe_sqrt
 from jaxdiff.testing.targets import GaussianMixture
 
 _NEAREST = 1e-6  # the angle at which a target without density at c = 0 is left for its denoiser
@@ -64,7 +64,7 @@ def flow_map(target, process, x, t, s, y=None):
 
 def _integrate(law, event, u, start, end):
     """The flow of `cos(theta) x0 + sin(theta) noise` from one angle to another."""
-    with jax.enable_x64(True):
+    with on_host(), jax.enable_x64(True):
         shape, flat = u.shape, (-1, int(np.prod(event)))
 
         @jax.jit

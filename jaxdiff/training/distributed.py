@@ -110,14 +110,13 @@ def broadcast(tree):
         return tree
     from jax.experimental import multihost_utils
 
-    # bytes: a sum over processes would turn -0.0 into 0.0
-    flat = jax.tree.map(lambda a: np.frombuffer(np.asarray(a).tobytes(), np.uint8), tree)
-    sent = multihost_utils.broadcast_one_to_all(flat)
+    def leaf(a):
+        a = np.asarray(a)
+        flat = np.frombuffer(a.tobytes(), np.uint8)  # a sum over processes would turn -0.0 into 0.0
+        sent = multihost_utils.broadcast_one_to_all(flat)
+        return np.frombuffer(np.asarray(sent).tobytes(), a.dtype).reshape(a.shape)
 
-    def leaf(like, sent):
-        return np.frombuffer(np.asarray(sent).tobytes(), np.asarray(like).dtype).reshape(np.shape(like))
-
-    return jax.tree.map(leaf, tree, sent)
+    return jax.tree.map(leaf, tree)  # each by itself: it goes over every device, which may not hold all
 
 
 def check_same(what, words):

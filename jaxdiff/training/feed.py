@@ -33,7 +33,7 @@ class Feed(NamedTuple):
     close: Callable = lambda: None
 
 
-def make_feed(data, batch_size, seed, num_classes=None, process_index=0, process_count=1):
+def make_feed(data, batch_size, seed, num_classes=None, part=0, parts=1):
     """Batches of `data`; the global batch of a step depends on the data, the seed and the step alone.
 
     So a run resumes at the exact example, also on another number of devices or processes, and every
@@ -46,17 +46,17 @@ def make_feed(data, batch_size, seed, num_classes=None, process_index=0, process
       batch_size: examples of an update, over all processes.
       seed: of the order.
       num_classes: what labels have to stay below, if that is known.
-      process_index, process_count: this process supplies part `process_index` of `process_count` equal,
-        contiguous parts of every batch.
+      part, parts: this process supplies this one, or these, of `parts` equal, contiguous parts of every
+        batch.
 
     Raises:
       ValueError: if the arrays disagree on the size, a value is not finite, a `label` is not one of the
         classes 0, 1, ..., one an example where their number is known, or the batch cannot be cut evenly.
     """
-    if batch_size % process_count or not 0 <= process_index < process_count:
+    if batch_size % parts:
         raise ValueError(
-            f"fit: expected batch_size to be a multiple of the {process_count} processes, got {batch_size} "
-            f"(process {process_index}); use {-(-batch_size // process_count) * process_count}"
+            f"fit: expected batch_size to be a multiple of the {parts} parts of the processes, got "
+            f"{batch_size}; use {-(-batch_size // parts) * parts}"
         )
     source, prepare = data if isinstance(data, Examples) else Examples(data, lambda batch: batch)
     if not isinstance(source, Mapping) and not hasattr(source, "__getitems__"):
@@ -64,8 +64,7 @@ def make_feed(data, batch_size, seed, num_classes=None, process_index=0, process
             "fit: expected data to be a dict of arrays or Examples, such as dataset.examples(), got "
             f"{type(source).__name__}"
         )
-    rows = batch_size // process_count
-    own = slice(process_index * rows, (process_index + 1) * rows)
+    own = np.arange(batch_size).reshape(parts, -1)[part].reshape(-1)
     if not isinstance(source, Mapping):
         def read(picked):
             batch = collate(source.__getitems__(picked.tolist()))

@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 
-from jaxdiff.core import check_count, check_seed
+from jaxdiff.core import check_count, check_seed, on_host
 from jaxdiff.training import checkpoints, distributed, flops, replay, runs
 from jaxdiff.training import ema as ema_
 from jaxdiff.training import tensorboard as tensorboard_
@@ -56,7 +56,8 @@ def fit(
 
     The batch of a step is a function of `(seed, step)`, and the key of an example of
     `(seed, step, its index in the batch)`: with the same `out`, the same settings and the same
-    devices, a run that was stopped anywhere ends with the same bits as one that was not.
+    devices, a run that was stopped anywhere ends with the same bits as one that was not. (GPUs add up in any
+    order, but with `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.)
 
     Args:
       params: initial parameters; they are copied.
@@ -125,7 +126,8 @@ def fit(
     feed = make_feed(data, batch_size, seed, getattr(loss, "num_classes", None), *layout.part)
     optimizer = optimizer or adamw(learning_rates(1e-3, steps))
     update = make_update(loss, optimizer, profiles, accumulate, nonfinite)
-    state = init_state(params, optimizer, profiles)
+    with on_host():  # a mesh cuts what one device may not hold
+        state = init_state(jax.device_get(params), optimizer, profiles)
     if isinstance(optimizer, Elementwise):
         layout = packed(layout, state.params)
     config = config or {
@@ -135,7 +137,7 @@ def fit(
     distributed.check_same("settings", json.dumps(config, sort_keys=True))
     if out is not None and distributed.first():
         state = _resume(out, state, config, free, layout)
-    state = jax.device_get(state)  # or the first device would hold it beside the one that is trained
+    state = jax.device_get(state)  # or a device would hold it beside the one that is trained
     state = distributed.broadcast(state)  # so the other processes need not see the directory
     dispatch = layout.compile(make_dispatch(update, feed.gather), state)
     peak = peak_flops or flops.peak_flops(jax.devices()[0].device_kind)

@@ -4,7 +4,8 @@ import math
 import re
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.experimental.mesh_utils import create_device_mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdiff.training.state import leaves_by_path
 
@@ -59,7 +60,8 @@ def _parse(words):
 def make_mesh(sizes, devices):
     """A mesh with Auto axes, neighbours in it being neighbours in the machine."""
     shape = tuple(sizes[name] for name in AXES)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    placed = create_device_mesh(shape, devices, allow_split_physical_axes=True)  # as they are on v5e
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def specs(state, sizes):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import losses
-from jaxdiff.core import QUICK, check_positive, check_share, fold_in, match_dims
+from jaxdiff.core import check_positive, check_share, fold_in, match_dims, quick
 from jaxdiff.times import Times, stratified
 
 BINS = 8
@@ -29,7 +29,7 @@ class NoiseLevels:
 
         u = np.clip(np.linspace(0, 1, BINS + 1, dtype=jnp.result_type(float)), 1e-6, 1 - 1e-6)
         with jax.ensure_compile_time_eval():  # of constants alone it would be an operation at a time
-            log_snr = jax.jit(at_quantiles, compiler_options=QUICK)(u)
+            log_snr = jax.jit(at_quantiles, **quick())(u)
         return np.sort(np.clip(np.nan_to_num(np.asarray(log_snr, np.float64)), -50, 50))
 
     def times(self, keys, strata):

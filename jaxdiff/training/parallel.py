@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from jaxdiff.core import QUICK, batch_over, check_choice
+from jaxdiff.core import batch_over, check_choice, quick
 from jaxdiff.training.mesh import BATCH, make_mesh, mesh_sizes, shardings
 from jaxdiff.training.packed import form_of, pack, unpack
 from jaxdiff.training.update import scan_updates
@@ -25,7 +25,7 @@ class Parallel(NamedTuple):
       devices: number of devices.
       batch_devices: number of parts that a batch is cut into.
       whole: whether every device has the whole state.
-      part: `(index, count)`: this process supplies the rows of part `index` of `count` of a batch.
+      part: `(numbers, count)`: this process supplies the rows of these of `count` equal parts of a batch.
       place: train state on the host -> on the devices, owned by no one else (it may be donated).
       replicate: host tree -> a copy on every device.
       shard: `(updates, rows, ...)` host arrays, this process's rows -> the dispatch's third argument.
@@ -86,13 +86,21 @@ def packed(layout, params):
 def over_devices(function):
     """`function(shared, *examples)` compiled, with its examples cut over the devices of all processes.
 
-    Every process passes the whole host arrays, `examples` of a size that the number of devices divides, and
-    gets the whole result, gathered once, as numpy arrays.
+    Every process passes the whole host arrays, and gets the whole result, gathered once, as numpy arrays.
+
+    Returns:
+      `place(shared)`, which sends what is shared to the devices and returns the function of `*examples`, of a
+      size that the number of devices divides.
     """
     devices = jax.devices()
     if len(devices) == 1:
         alone = jax.jit(function, **_options())
-        return lambda shared, *examples: jax.tree.map(np.asarray, alone(shared, *examples))
+
+        def place_alone(shared):
+            shared = jax.device_put(shared)
+            return lambda *examples: jax.tree.map(np.asarray, alone(shared, *examples))
+
+        return place_alone
     mesh = Mesh(np.array(devices), (AXIS,))
     everywhere, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
     compiled = jax.jit(
@@ -100,14 +108,19 @@ def over_devices(function):
         out_shardings=everywhere, **_options(),
     )
 
-    def call(shared, *examples):
-        placed = (
-            jax.tree.map(lambda a, s=s: _put(np.asarray(a), s), tree)
-            for tree, s in ((shared, everywhere), (examples, split))
-        )
-        return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data), compiled(*placed))
+    def put(tree, sharding):
+        return jax.tree.map(lambda a: _put(np.asarray(a), sharding), tree)
 
-    return call
+    def place(shared):
+        shared = put(shared, everywhere)
+
+        def call(*examples):
+            out = compiled(shared, put(examples, split))
+            return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data), out)
+
+        return call
+
+    return place
 
 
 def check_batch_size(batch_size, devices, accumulate=1):
@@ -180,7 +193,7 @@ def _jit(devices, sizes):
 
     return Parallel(
         mode="jit", devices=len(devices), batch_devices=sizes["data"] * sizes["fsdp"], whole=plain,
-        part=_part(NamedSharding(mesh, PartitionSpec(BATCH)), sizes["data"] * sizes["fsdp"]),
+        part=held_parts(mesh.devices, jax.process_index()),
         place=lambda state: place(state, layout(state)),
         replicate=lambda tree: place(tree, jax.tree.map(lambda _: everywhere, tree)),
         shard=shard, compile=compile, fetch=_fetch_whole,
@@ -189,10 +202,7 @@ def _jit(devices, sizes):
 
 def _options():
     """On the CPU, LLVM's later passes take a third of the compilation and make no step faster."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if jax.default_backend() != "cpu" or "xla_backend_optimization_level" in flags:
-        return {}
-    return {"compiler_options": QUICK}
+    return {} if "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "") else quick()
 
 
 def _put(array, sharding):
@@ -203,18 +213,25 @@ def _put(array, sharding):
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def _part(sharding, parts):
-    """`(index, count)` of the rows that this process's devices hold of a batch cut by `sharding`."""
-    held = {
-        index[0].indices(parts)[:2] for index in sharding.addressable_devices_indices_map((parts,)).values()
-    }
-    low, high = min(low for low, _ in held), max(high for _, high in held)
-    if len(held) != high - low or parts % len(held) or low % len(held):
+def held_parts(devices, process):
+    """`(numbers, count)` of the parts of a batch that a process's devices hold.
+
+    They need not be neighbours: on a TPU slice a mesh follows the chips' wires, not their hosts.
+
+    Args:
+      devices: of a mesh, `(data, fsdp, tensor)`.
+      process: its number.
+    """
+    rows = [{device.process_index for device in row} for row in devices.reshape(-1, devices.shape[-1])]
+    held = {p: tuple(i for i, row in enumerate(rows) if p in row) for p in set().union(*rows)}
+    groups = set(held.values())
+    if sum(map(len, groups)) != len(rows) or len(set(map(len, groups))) > 1:
         raise ValueError(
-            "mesh: expected each process to hold neighbouring examples, got parts "
-            f"{sorted(held)} of {parts}; make the axis tensor divide the devices of a process, or they it"
+            "mesh: expected the parts of a batch that two processes hold to be the same or none in common, "
+            f"got {sorted(groups)} of {len(rows)}; make the axis tensor divide the devices of a process, or "
+            "they it"
         )
-    return low // len(held), parts // len(held)
+    return list(held[process]), len(rows)
 
 
 def _fetch_whole(tree):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import QUICK, dataclass
+from jaxdiff.core import dataclass, quick
 from jaxdiff.training import ema as ema_
 
 
@@ -39,7 +39,7 @@ def init_state(params, optimizer, ema):
         averages = tuple(ema_.init(params) for _ in profiles)
         return TrainState(params, averages, optimizer.init(params), jnp.zeros((), jnp.int32))
 
-    return jax.jit(build, compiler_options=QUICK)(params)
+    return jax.jit(build, **quick())(params)
 
 
 def init_params(model, key, shape, condition=None):
@@ -54,7 +54,7 @@ def init_params(model, key, shape, condition=None):
       condition: a condition for a batch of one, if the network's parameters depend on it.
     """
     x = jnp.zeros((1, *shape), jnp.int32 if hasattr(model, "check_tokens") else None)
-    init = jax.jit(lambda key: model.init(key, x, jnp.zeros(1), condition)["params"], compiler_options=QUICK)
+    init = jax.jit(lambda key: model.init(key, x, jnp.zeros(1), condition)["params"], **quick())
     return init(key)
 
 

@@ -230,11 +230,11 @@ def test_wrong_arguments(make, message):
 def test_derivatives_on_the_host_are_compiled_once_for_grids_of_any_usual_length():
     process, t = jd.processes.VP(beta_max=17.0), np.linspace(1.0, 0.01, 60).reshape(3, 20)
     whole = process.derivatives(t)
-    compiled = linear._compiled_slopes._cache_size()
+    compiled = linear._compiled_slopes()._cache_size()
     for part in (np.s_[1], np.s_[2, 5], np.s_[:, :2], np.s_[0, ::3]):
         for got, slope in zip(process.derivatives(t[part]), whole, strict=True):
             np.testing.assert_array_equal(got, np.broadcast_to(slope, t.shape)[part], strict=True)
-    assert linear._compiled_slopes._cache_size() == compiled
+    assert linear._compiled_slopes()._cache_size() == compiled
     assert process.derivatives(np.ones(200))[0].shape == (200,)
 
 

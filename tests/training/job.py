@@ -16,6 +16,7 @@ parser.add_argument("--parallel", default="auto")
 parser.add_argument("--pause", type=float, default=0.0)
 parser.add_argument("--fail-at", type=int, default=-1)
 parser.add_argument("--updates-per-dispatch", type=int, default=1)
+parser.add_argument("--woven", action="store_true", help="a mesh in which a process has no neighbours")
 parser.add_argument("--coordinator")
 for name in ("--processes", "--process-id", "--heartbeat"):
     parser.add_argument(name, type=int)
@@ -29,7 +30,7 @@ import jax.numpy as jnp  # noqa: E402
 import optax  # noqa: E402
 
 from jaxdiff import training  # noqa: E402
-from jaxdiff.training import loop  # noqa: E402
+from jaxdiff.training import loop, mesh  # noqa: E402
 
 SIZE, STEPS, BATCH = 50, 25, 16  # eight epochs of examples that no batch divides
 ORDINARY = loop.make_feed
@@ -57,7 +58,14 @@ def loss(params, batch, keys, strata, step):
     return jnp.mean((jnp.tanh(x @ params["in"]) @ params["out"] - noise) ** 2, axis=-1)
 
 
+def woven(shape, devices, **settings):
+    """As on a TPU slice, where wires lead from host to host."""
+    return np.array(devices).reshape(given.processes, -1).T.reshape(shape)
+
+
 loop.make_feed = logging_feed
+if given.woven:
+    mesh.create_device_mesh = woven
 rng = np.random.default_rng(0)
 start = {name: rng.standard_normal((64, 64)).astype(np.float32) / 8 for name in ("in", "out")}
 data = {"x": rng.standard_normal((SIZE, 64)).astype(np.float32)}

@@ -181,7 +181,7 @@ def test_a_stream_that_cannot_be_trained_on():
     feed = feed_.make_feed(Examples(Numbers(9), whole), 3, 0, num_classes=2)
     with pytest.raises(ValueError, match=r"2 classes, got int32 from . to 2; number [^\n]*$"):
         feed.items(0, 3)
-    with pytest.raises(ValueError, match=r"multiple of the 4 processes, got 6 \(process 1\); use 8"):
+    with pytest.raises(ValueError, match="multiple of the 4 parts of the processes, got 6; use 8"):
         feed_.make_feed(DATA, 6, 0, None, 1, 4)
 
 

@@ -127,6 +127,18 @@ def test_losses_do_not_depend_on_the_processes(whole, moved):
     )
 
 
+def test_a_mesh_may_lead_from_process_to_process(whole):
+    run = Run(whole.folder.parent / "woven")
+    run.folder.mkdir()
+    codes = launch.wait(run.start(2, 4, "--mesh", "data=2,fsdp=4", "--woven"), limit=LIMIT)
+    assert codes == [0, 0], run.said()
+    expected, got = whole.losses(), run.losses()
+    np.testing.assert_allclose([got[step] for step in expected], list(expected.values()), rtol=2e-5)
+    for step, ids in run.seen(2).items():
+        first, second = np.split(np.array(ids).reshape(-1, 2), 2)  # parts of two rows
+        assert np.stack([first, second], axis=1).ravel().tolist() == whole.seen(1)[step]
+
+
 def test_every_example_of_an_epoch_is_seen_once(whole, moved):
     """Whatever processes supplied a step, they supplied the same batch, and epochs are permutations."""
     expected = whole.seen(1)

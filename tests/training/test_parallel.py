@@ -134,7 +134,7 @@ def test_examples_are_cut_over_the_devices_and_come_back_whole():
         return {"y": shared["w"] * x, "index": jnp.arange(len(x))}
 
     x = np.arange(16.0, dtype=np.float32)
-    out = over_devices(function)({"w": np.float32(3.0)}, x, None)
+    out = over_devices(function)({"w": np.float32(3.0)})(x, None)
     np.testing.assert_array_equal(out["y"], 3 * x)
     np.testing.assert_array_equal(out["index"], np.arange(16))
     assert seen == [None] and isinstance(out["y"], np.ndarray)
