@@ -345,7 +345,10 @@ def denoiser(net, process, parameterization, y=None):
             raise ValueError("denoiser: expected y of x's shape {}, got {}".format(*got))
         first = jax.tree.leaves(x)[0]
         if not jnp.issubdtype(first.dtype, jnp.inexact):
-            raise ValueError(f"denoiser: expected a floating x, got {first.dtype}; cast it first")
+            raise ValueError(
+                f"denoiser: expected a floating x, got {first.dtype}; cast it first, or take "
+                "jd.solvers.discrete.denoiser for tokens"
+            )
         wide = jnp.promote_types(first.dtype, jnp.float32)  # bfloat16 rounds times to two digits
         t = t if np.ndim(t) else jnp.full(first.shape[:1], t, wide)
         k = parameterization.coefficients(process, t)

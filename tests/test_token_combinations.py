@@ -11,6 +11,7 @@ from jaxdiff import processes as P
 from jaxdiff import solvers as S
 from jaxdiff import steering as ST
 from jaxdiff import testing as T
+from jaxdiff.core import fold_in
 from jaxdiff.core.categorical import FactoredLogits, categorical
 from jaxdiff.solvers import discrete as D
 
@@ -73,6 +74,27 @@ REFUSED = {
     "the loss of another kind of process": (
         lambda: elbo(process=P.VP()), "elbo: expected a discrete process, got VP"
     ),
+    "the loss of numbers": (
+        lambda: losses.denoising(flat, KEY, X0, process=ABSORBING, parameterization=jd.parameterizations.v()),
+        "got int64 of shape .* tokens have jd.losses.discrete",
+    ),
+    "the denoiser of numbers": (
+        lambda: jd.denoiser(flat, ABSORBING, jd.parameterizations.data())(X0, 0.5),
+        "jd.solvers.discrete.denoiser for tokens",
+    ),
+    "noise that is a key": (
+        lambda: ABSORBING.perturb(X0, KEY, 0.5),
+        r"perturb: expected noise of process.noise\(keys, x0\), got PRNGKeyArray",
+    ),
+    "keys of other examples": (lambda: UNIFORM.noise(KEYS[:2], X0), "one key or .4,. keys, got shape .2,"),
+    "shares below 0": (
+        lambda: P.marginal(np.array([1.5, -0.5])), r"expected replacement to be \(2,\) .* got \[ 1.5 -0.5\]"
+    ),
+    "weights below 0": (lambda: T.joint([2.0, -1.0]), r"joint: .* got shape \(2,\) with -1 to 2"),
+    "chains without tokens": (
+        lambda: T.markov_chain([0.5, 0.5], np.full((2, 2), 0.5), 0), "markov_chain: expected length .* got 0"
+    ),
+    "rings without spins": (lambda: T.ising_chain(0, 0.5), "ising_chain: expected length .* got 0"),
 }  # fmt: skip
 
 
@@ -80,6 +102,19 @@ REFUSED = {
 def test_what_does_not_fit_is_refused_by_name(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_one_key_makes_the_noise_of_a_batch():
+    @jax.jit
+    def draw(key):
+        each, like = (key, fold_in(key, jnp.arange(3))), jnp.zeros((3, 20))
+        parts = UNIFORM, P.discretised_gaussian(3), P.PoissonFlow()
+        return [[process.noise(keys, like) for keys in each] for process in parts]
+
+    for one, own in draw(KEY):
+        jax.tree.map(np.testing.assert_array_equal, one, own)
+        noise = jax.tree.leaves(one)[0]
+        assert (noise[0] != noise[1]).any() and (noise[1] != noise[2]).any()
 
 
 def test_ordered_values_far_apart_meet_halfway():

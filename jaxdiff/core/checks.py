@@ -42,7 +42,7 @@ def floating(where, x0):
         got = f"{x0.dtype} of shape {jnp.shape(x0)}" if hasattr(x0, "dtype") else type(x0).__name__
         raise ValueError(
             f"{where}: expected x0 to be a floating array (batch, ...) or a pytree of them, got {got}; "
-            "scale integer images to floats first"
+            "scale integer images to floats first; tokens have jd.losses.discrete, jd.likelihood.token_bound"
         )
     return jnp.asarray(x0, jnp.promote_types(x0.dtype, jnp.float32))
 

@@ -173,9 +173,10 @@ def _builder(where, name, data_dir):
             return tfds.builder_from_directory(rest), split
         builder = tfds.builder(rest, data_dir=data_dir, file_format="array_record")
     except Exception as error:
+        inside = glob.glob(os.path.join(glob.escape(rest), "*", "*", "dataset_info.json"))  # NAME/VERSION
+        reason = f"its set is in {os.path.dirname(min(inside))}" if inside else str(error).splitlines()[0]
         raise ValueError(
-            f"{where}: expected a set of tensorflow-datasets, or a directory of one, got {rest!r}: "
-            f"{str(error).splitlines()[0]}"
+            f"{where}: expected a set of tensorflow-datasets, or a directory of one, got {rest!r}: {reason}"
         ) from None
     if not builder.is_prepared():
         raise ValueError(

@@ -68,15 +68,14 @@ def toy(name, train=TRAIN, held_out=HELD_OUT, seed=0):
         if value < least:
             raise ValueError(f"toy: expected {what} of at least {least}, got {value}")
     draw = TOYS[name]
-    reference, _ = draw(np.random.default_rng(0), 100_000)
+    reference, classes = draw(np.random.default_rng(0), 100_000)
     centre, spread = reference.mean(0), (reference - reference.mean(0)).std()
-    num_classes = 0
+    num_classes = 0 if classes is None else int(classes.max()) + 1
     splits = []
     for part, size in enumerate((train, held_out)):
         x, label = draw(np.random.default_rng([seed, part]), size)
         arrays = {"x": ((x - centre) / spread).astype(np.float32)}
         if label is not None:
             arrays["label"] = label.astype(np.int32)
-            num_classes = max(num_classes, int(label.max()) + 1)
         splits.append(arrays)
     return Dataset(name=name, train=splits[0], held_out=splits[1], num_classes=num_classes)

@@ -16,8 +16,8 @@ VERSION = "1.0.0"
 def write_tfds(data, directory, *, name="examples", num_classes=None):
     """Writes a data set in TFDS's array_record format, with its metadata.
 
-    `tfds.builder_from_directory`, `tfds.data_source` and `jaxdiff.data.load("tfds:DIRECTORY")` read it. The
-    order of the examples is kept.
+    `tfds.builder_from_directory` and `jaxdiff.data.load("tfds:DIRECTORY")` read the directory that is
+    returned, and `tfds.data_source` the name. The order of the examples is kept.
 
     Args:
       data: dict of `(size, ...)` arrays, such as `x` and `label`; or a folder of images (of `x`, and `label`

@@ -173,8 +173,8 @@ class DiT(nn.Module):
         Raises:
             ValueError: for shapes or labels that do not fit.
         """
-        c_noise = check_inputs("DiT", x, c_noise, keys, self.dropout)
         self.check_shape(x.shape[1:])
+        c_noise = check_inputs("DiT", x, c_noise, keys, self.dropout)
         label, vector = split_condition(
             "DiT", condition, x.shape[0], self.num_classes, self.vector_size
         )

@@ -147,8 +147,8 @@ class UNet(nn.Module):
         Raises:
             ValueError: for shapes or labels that do not fit.
         """
-        c_noise = check_inputs("UNet", x, c_noise, keys, self.dropout)
         self.check_shape(x.shape[1:])
+        c_noise = check_inputs("UNet", x, c_noise, keys, self.dropout)
         label, vector = split_condition(
             "UNet", condition, x.shape[0], self.num_classes, self.vector_size
         )

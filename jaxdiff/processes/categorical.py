@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_count, concrete, dataclass, safe_divide, static_field, typed
+from jaxdiff.core import batch_keys, check_count, concrete, dataclass, safe_divide, static_field
 from jaxdiff.core.categorical import fine_uniform, inverse_cdf, token_log_prob
 from jaxdiff.processes import schedules
 from jaxdiff.processes.discrete import DiscreteProcess, Uniforms, excess, times_for, values
@@ -48,11 +48,11 @@ class Categorical(DiscreteProcess):
             return
         known = concrete(self.replacement)
         pi = self.replacement if known is None else known
-        if pi.shape != (self.size,) or (
-            known is not None and not (np.isfinite(pi).all() and pi.min() >= 0 and pi.sum() > 0)
-        ):
+        usable = known is None or (np.isfinite(pi).all() and pi.min(initial=1) >= 0 and pi.sum() > 0)
+        if pi.shape != (self.size,) or not usable:
+            got = f"shape {pi.shape}" if pi.shape != (self.size,) else pi
             raise ValueError(
-                f"Categorical: expected replacement to be ({self.size},) probabilities, got shape {pi.shape}"
+                f"Categorical: expected replacement to be ({self.size},) probabilities, got {got}"
             )
         object.__setattr__(self, "replacement", pi / pi.sum())
 
@@ -78,8 +78,8 @@ class Categorical(DiscreteProcess):
         return safe_divide(1 - l_t, 1 - l_s, 1.0), safe_divide((1 - rho) * step, 1 - l_s), rho * step
 
     def noise(self, keys, like):
-        """`Uniforms` in the shape of the tokens `like`, for `(batch,)` keys."""
-        own = jax.vmap(jax.random.split)(typed(keys, "noise"))
+        """`Uniforms` in the shape of the tokens `like`, for one key or `(batch,)` keys."""
+        own = jax.vmap(jax.random.split)(batch_keys(keys, like.shape[0], "noise"))
         u = fine_uniform(own[:, 0], like.shape[1:])
         return Uniforms(u, None if self.mask_share == 1 else self._replacements(own[:, 1], like.shape[1:]))
 

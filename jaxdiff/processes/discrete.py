@@ -120,7 +120,11 @@ class DiscreteProcess:
         return jnp.asarray(x0, jnp.promote_types(jnp.result_type(x0), jnp.int32))
 
     def check_noise(self, noise, x0, where):
-        """Refuses `Uniforms` of another shape than the tokens `x0`."""
+        """Refuses what is no `Uniforms`, or of another shape than the tokens `x0`."""
+        if not isinstance(noise, Uniforms):
+            raise ValueError(
+                f"{where}: expected noise of process.noise(keys, x0), got {type(noise).__name__}"
+            )
         if np.shape(noise.u) != np.shape(x0):
             raise ValueError(f"{where}: expected noise of x0's shape {np.shape(x0)}, got {np.shape(noise.u)}")
 

@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
-from jaxdiff.core import check_noise, check_positive, concrete, dataclass, fold_in, match_dims, normal_like
+from jaxdiff.core import (
+    batch_keys,
+    check_noise,
+    check_positive,
+    concrete,
+    dataclass,
+    fold_in,
+    match_dims,
+    normal_like,
+)
 from jaxdiff.processes.gaussian import EDM, check_times
 from jaxdiff.processes.linear import LinearProcess, OfBase
 
@@ -14,10 +23,11 @@ def student_t(keys, like, degrees):
     """Multivariate Student-t noise of unit scale: normal noise over `sqrt(chi^2 / degrees)`, one per example.
 
     Args:
-      keys: `(batch,)` keys.
+      keys: one key or `(batch,)` keys.
       like: pytree of `(batch, ...)` arrays; an example's arrays share one draw of chi^2.
       degrees: degrees of freedom, above 0; infinite for normal noise.
     """
+    keys = batch_keys(keys, jax.tree.leaves(like)[0].shape[0], "noise")
     normal = normal_like(fold_in(keys, 0), like)
     known = jnp.asarray(degrees, jnp.result_type(float))
     finite = jnp.where(jnp.isinf(known), 1.0, known)

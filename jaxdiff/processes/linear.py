@@ -100,7 +100,7 @@ class LinearProcess:
         return (x_t if y is None else x_t + b * y).astype(dtype)
 
     def noise(self, keys, like):
-        """The noise of `perturb` for `(batch,)` keys, in the structure of `like`: standard normal."""
+        """The noise of `perturb`, standard normal in the structure of `like`; one key or `(batch,)` keys."""
         return normal_like(keys, like)
 
     def log_noise(self, noise):

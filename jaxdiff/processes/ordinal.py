@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import check_count, dataclass, safe_divide, static_field
+from jaxdiff.core import batch_keys, check_count, dataclass, safe_divide, static_field
 from jaxdiff.core.categorical import fine_uniform, inverse_cdf
 from jaxdiff.processes import schedules
 from jaxdiff.processes.discrete import DiscreteProcess, Uniforms, excess, normalised, times_for, values
@@ -43,8 +43,8 @@ class DiscretisedGaussian(DiscreteProcess):
     states = property(lambda self: self.size)
 
     def noise(self, keys, like):
-        """`Uniforms` in the shape of the tokens `like`, for `(batch,)` keys."""
-        return Uniforms(fine_uniform(keys, like.shape[1:]))
+        """`Uniforms` in the shape of the tokens `like`, for one key or `(batch,)` keys."""
+        return Uniforms(fine_uniform(batch_keys(keys, like.shape[0], "noise"), like.shape[1:]))
 
     def perturb(self, x0, noise, t, y=None):
         """`x_t ~ q(x_t | x0)`: one step of the walk on the circle of 2K values, folded back."""

@@ -59,7 +59,7 @@ class Product:
         return {name: part.perturb(x0[name], noise[name], times[name]) for name, part in self.parts.items()}
 
     def noise(self, keys, like):
-        """`{name: noise}` in the shapes of `like`, for `(batch,)` keys."""
+        """`{name: noise}` in the shapes of `like`, for one key or `(batch,)` keys."""
         parts = enumerate(self.parts.items())
         return {name: part.noise(fold_in(keys, i), like[name]) for i, (name, part) in parts}
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import batch_keys, einsum
+from jaxdiff.core import batch_keys, check_count, einsum
 from jaxdiff.core.categorical import categorical
 
 
@@ -121,12 +121,14 @@ def joint(table):
     """
     table = np.asarray(table, np.float64)
     if table.ndim < 1 or len(set(table.shape)) != 1 or not (table >= 0).all() or table.sum() <= 0:
-        raise ValueError(f"joint: expected weights (size, ..., size), at least 0, got shape {table.shape}")
+        got = f"shape {table.shape}" + (f" with {table.min():g} to {table.max():g}" if table.size else "")
+        raise ValueError(f"joint: expected weights (size, ..., size), at least 0, got {got}")
     return Joint(table / table.sum())
 
 
 def markov_chain(initial, transition, length):
     """`p(x_1) prod p(x_(i+1) | x_i)` from `(size,)` and `(size, size)` with rows that sum to 1."""
+    check_count("markov_chain", length=length)
     initial, transition = np.asarray(initial, np.float64), np.asarray(transition, np.float64)
     if transition.shape != 2 * initial.shape or not np.allclose(transition.sum(1), 1):
         raise ValueError(
@@ -139,6 +141,7 @@ def markov_chain(initial, transition, length):
 
 def ising_chain(length, coupling, field=0.0):
     """Spins on a ring, `p ~ exp(coupling sum s_i s_(i+1) + field sum s_i)`; token 0 is s = -1, 1 is +1."""
+    check_count("ising_chain", length=length)
     spins = 2 * np.array(list(itertools.product(range(2), repeat=length))) - 1
     energy = coupling * np.sum(spins * np.roll(spins, 1, axis=1), 1) + field * spins.sum(1)
     return joint(np.exp(energy).reshape((2,) * length))

@@ -159,3 +159,5 @@ def test_unknown_names_list_the_near_ones():
         data.load("moon")
     with pytest.raises(ValueError, match="npz:PATH"):
         data.load("npz")
+    with pytest.raises(ValueError, match="unknown data set 'image'; did you mean images:FOLDER"):
+        data.load("image:photos/of/last/summer")

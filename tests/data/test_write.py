@@ -88,6 +88,12 @@ def test_a_set_is_not_overwritten(tmp_path):
         write_tfds({"x": X[:2]}, tmp_path)
 
 
+def test_the_folder_around_a_set_says_where_the_set_is(tmp_path):
+    path = write_tfds({"x": X[:4]}, tmp_path)
+    with pytest.raises(ValueError, match=f"got '{tmp_path}': its set is in {path}$"):
+        jd.data.load(f"tfds:{tmp_path}")
+
+
 @pytest.mark.slow
 def test_tensorflow_is_never_imported(tmp_path):
     script = (

@@ -43,6 +43,12 @@ def test_bad_shapes(fields, shape, message):
         model.init(jax.random.key(0), jnp.zeros((1, *shape)), 0.0)
 
 
+@pytest.mark.parametrize("network", [models.UNet, models.DiT])
+def test_an_image_without_a_batch_is_refused_for_its_shape(network):
+    with pytest.raises(ValueError, match=r"\(height, width, channels\), got \(8, 1\); add the missing axes"):
+        network().init(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(2))
+
+
 def test_attention_sits_where_asked():
     model = models.UNet(channels=(32, 32, 32), attention_resolutions=(8,))
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 1)), 0.0)
