@@ -11,6 +11,7 @@ from jaxdiff.core import (
     batch_keys,
     check_choice,
     check_count,
+    check_made,
     check_noise,
     concrete,
     floating,
@@ -67,6 +68,7 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
     Raises:
       ValueError: for an unknown trace, a solver that draws noise, or a grid that is no sampling grid.
     """
+    check_made("log_prob", "process", process, "endpoint", "jd.processes.VP()")
     check_choice("log_prob", "trace", trace, TRACES)
     if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
         raise ValueError(f"log_prob: expected probes to be an integer of at least 1, got {probes}")
