@@ -7,7 +7,7 @@ log-SNR is infinite at `t_max`, they are laid out from its mirror image of `t_mi
 
 import numpy as np
 
-from jaxdiff.core import check_choice, check_positive, concrete, namespace
+from jaxdiff.core import check_choice, check_made, check_positive, concrete, namespace
 from jaxdiff.times import log_snr_range, shift_times
 
 
@@ -19,7 +19,7 @@ def uniform(process, steps, end=None):
 def quadratic(process, steps, end=None):
     """Equal steps in the square root of time: denser near data (Song et al. (2021),
     arXiv:2010.02502, appendix D)."""
-    steps = _check_steps("quadratic", steps)
+    steps = _check_steps("quadratic", process, steps)
     first, last = process.t_max, _end(process, end)
     xp = namespace(0.0, process, last)
     root = xp.sqrt(first) + np.linspace(0, 1, steps + 1) * (xp.sqrt(last) - xp.sqrt(first))
@@ -58,7 +58,7 @@ def shifted(process, steps, shift=3.0, end=None, power=1.0, terminal=None):
         that were not trained nearer to data.
     """
     check_positive("shifted", shift=shift, power=power)
-    steps = _check_steps("shifted", steps)
+    steps = _check_steps("shifted", process, steps)
     first, last = process.t_max, _end(process, end)
     left = last / first  # what the shift maps to the end
     left = 1 / (1 + (shift * (1 / left - 1)) ** (1 / power)) if not _is_zero(left) else 0.0
@@ -130,7 +130,7 @@ def align_your_steps(process, steps, model="sdxl"):
     ("svd"), ten steps. Starts at `t_max`; levels that the process does not reach are left to it.
     """
     check_choice("align_your_steps", "model", model, tuple(ALIGNED))
-    steps = _check_steps("align_your_steps", steps)
+    steps = _check_steps("align_your_steps", process, steps)
     levels = -np.log(ALIGNED[model])
     wanted = np.interp(np.linspace(0, 1, steps + 1), np.linspace(0, 1, len(levels)), levels)[:-1]
     t = process.time_of_log_snr(np.maximum(wanted, log_snr_range(process)[1] + 1e-3 * np.arange(steps)))
@@ -158,7 +158,7 @@ def spaced(process, steps, spacing="trailing", offset=0, end=None):
       end: last time; by default exact data.
     """
     check_choice("spaced", "spacing", spacing, SPACINGS)
-    size, steps = _table_size("spaced", process), _check_steps("spaced", steps)
+    steps, size = _check_steps("spaced", process, steps), _table_size("spaced", process)
     if steps > size:
         raise ValueError(f"spaced: expected at most {size} steps, the entries of the table, got {steps}")
     if spacing == "leading":
@@ -254,14 +254,14 @@ def check_grid(process, grid):
 
 
 def _in_time(process, steps, end, progress, where):
-    steps = _check_steps(where, steps)
+    steps = _check_steps(where, process, steps)
     first, last = process.t_max, _end(process, end)
     u = progress(np.linspace(0, 1, steps + 1))
     return explicit(process, _pin(first + (last - first) * u, first, last))
 
 
 def _in_log_snr(process, steps, end, interpolate, where):
-    steps = _check_steps(where, steps)
+    steps = _check_steps(where, process, steps)
     xp = namespace(0.0, process)
     if concrete(end) is not None and np.all(concrete(end) == 0):
         end = None  # exact data has no finite log-SNR: the last step goes there from t_min
@@ -282,7 +282,8 @@ def _end(process, end):
     return end
 
 
-def _check_steps(where, steps):
+def _check_steps(where, process, steps):
+    check_made(where, "process", process, "t_max", "jd.processes.VP()")
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise ValueError(f"{where}: expected steps to be an integer of at least 1, got {steps}")
     return int(steps)

@@ -11,6 +11,7 @@ from jaxdiff.core import (
     batch_keys,
     check_choice,
     check_count,
+    check_made,
     check_noise,
     concrete,
     einsum,
@@ -35,13 +36,15 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
     """Log-density of data under the probability-flow ODE, by the exact change of variables.
 
     With `z = (x - b y) / c` and log-SNR as time the ODE is `dz / dlambda = (a / c) D`, of divergence
-    `a tr J`, `J` the Jacobian of the clean estimate. So, from the data end 0 to the prior end T of the
-    grid, in n dimensions,
+    `a tr J`, `J` the Jacobian of the clean estimate. That of N(0, I) data, `a / (a^2 + c^2)` times the
+    identity, has its integral in closed form, and takes away what is largest near the data. So, from the data
+    end 0 to the prior end T of the grid, in n dimensions,
 
-        log p(x0) = log prior(x_T) + n log(c_T / c_0) + q_T,    dq / dlambda = a tr J,  q_0 = 0
+        log p(x0) = log prior(x_T) + (n / 2) log((a_T^2 + c_T^2) / (a_0^2 + c_0^2)) + q_T
+        dq / dlambda = a (tr J - n a / (a^2 + c^2)),  q_0 = 0
 
-    and `c q` is a coordinate that every solver integrates beside `x`, with `c tr J` in the place of its
-    clean estimate (Song et al. (2021), arXiv:2011.13456, section 4.3, for any process).
+    and `c q` is a coordinate that every solver integrates beside `x`, with `c (tr J - n a / (a^2 + c^2))` in
+    the place of its clean estimate (Song et al. (2021), arXiv:2011.13456, section 4.3, for any process).
 
     Args:
       key: one key or `(batch,)` keys, for the probes of an estimated trace.
@@ -66,6 +69,7 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
     Raises:
       ValueError: for an unknown trace, a solver that draws noise, or a grid that is no sampling grid.
     """
+    check_made("log_prob", "process", process, "endpoint", "jd.processes.VP()")
     check_choice("log_prob", "trace", trace, TRACES)
     if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
         raise ValueError(f"log_prob: expected probes to be an integer of at least 1, got {probes}")
@@ -90,8 +94,7 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
 
     def pair(state, t):
         clean, derivative = jax.linearize(lambda x: denoise(x, t), state["x"])
-        c = jnp.asarray(process.coefficients(t)[2], state["x"].dtype)
-        return {"x": clean, "cq": c * estimate(derivative, state["x"])}
+        return {"x": clean, "cq": _growth(process, t, estimate(derivative, state["x"]), state["x"])}
 
     ends = None if y is None else _start(jnp.asarray(y, start["x"].dtype))
     end = sample(None, pair, process, solver, grid, x=start, y=ends)
@@ -115,8 +118,8 @@ def _of_parts(key, denoise, process, x0, solver, grid, trace, probes):
         still = jax.tree.map(jnp.zeros_like, x)
 
         def volume(name):
-            c = jnp.asarray(process.parts[name].coefficients(t[name])[2], x[name].dtype)
-            return c * estimates[name](lambda v: derivative({**still, name: v})[name], x[name])
+            trace = estimates[name](lambda v: derivative({**still, name: v})[name], x[name])
+            return _growth(process.parts[name], t[name], trace, x[name])
 
         return {name: {"x": clean[name], "cq": volume(name)} for name in x}
 
@@ -238,12 +241,20 @@ def _start(x):
     return {"x": x, "cq": jnp.sum(jnp.zeros_like(x), axis=tuple(range(1, x.ndim)))}  # on the devices of x
 
 
+def _growth(process, t, trace, x):
+    """The "clean estimate" of `c q`: the trace beyond that of N(0, I) data, times c."""
+    a, _, c = (jnp.asarray(k, x.dtype) for k in process.coefficients(t))
+    return c * (trace - x[0].size * a / (a**2 + c**2))
+
+
 def _density(process, grid, end, y=None):
     """The prior's log-density at the end of the walk, less the change of volume on the way."""
     x = end["x"]
     a, b, c = (jnp.asarray(k, x.dtype) for k in process.coefficients(grid))
     mean = 0.0 if y is None else (a[-1] + b[-1]) * y
-    return process.log_noise((x - mean) / c[-1]) - x[0].size * jnp.log(c[0]) + end["cq"] / c[-1]
+    deviation = jnp.sqrt(a**2 + c**2)  # of N(0, I) data
+    volume = x[0].size * jnp.log(deviation[-1] / deviation[0] / c[-1])
+    return process.log_noise((x - mean) / c[-1]) + volume + end["cq"] / c[-1]
 
 
 def _estimator(key, x, trace, probes):

@@ -333,7 +333,7 @@ def denoiser(net, process, parameterization, y=None):
     Raises:
       ValueError: if the parameterization has no clean estimate at `process.t_max`.
     """
-    check_made("denoiser", "process", process, "coefficients", "jd.processes.VP()")
+    check_made("denoiser", "process", process, "endpoint", "jd.processes.VP()")
     check_made("denoiser", "parameterization", parameterization, "coefficients", "jd.parameterizations.v()")
     process.endpoint(y)
     known = host(process)

@@ -1,5 +1,7 @@
 """Pieces that meet: right together, or refused with the name of what does not fit."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from jaxdiff import processes as P
 from jaxdiff import solvers as S
 from jaxdiff import steering as ST
 from jaxdiff import testing as T
+from jaxdiff.core import floating
 from jaxdiff.diagnostics import hallucination
 from jaxdiff.training.state import init_state
 from jaxdiff.training.update import make_update
@@ -207,6 +210,23 @@ REFUSED = {
     "second thoughts of adaptive steps": (
         lambda: walk(VP, ST.rollover(S.adaptive(tau=1.0), first, 2), X), "rollover: .* one evaluation a row"
     ),
+    "a class as a grid's process": (lambda: grids.karras(P.VP, 4), "karras: expected process to be"),
+    "a name as a grid's process": (lambda: grids.uniform("vp", 4), "uniform: expected process .* got 'vp'"),
+    "a density of process and denoiser exchanged": (
+        lambda: likelihood.log_prob(None, VP, half, X, solver=HEUN, grid=GRID), "log_prob: expected process"
+    ),
+    "a denoiser of process and parameterization exchanged": (
+        lambda: jd.denoiser(half, jd.parameterizations.v(), VP), "denoiser: expected process to be"
+    ),
+    "a bridge of a name": (lambda: P.DiffusionBridge("vp"), "DiffusionBridge: expected process .* got 'vp'"),
+    "a matrix as an operator": (
+        lambda: inverse.posterior(half, VP, np.eye(3), X, noise_level=0.1), "posterior: expected operator"
+    ),
+    "an order of the other name": (lambda: S.ipndm(9), "ipndm: expected order 1, 2, 3 or 4, got 9"),
+    "a prior of a number": (lambda: VP.prior(KEYS[0], 3), "prior: expected shape to be a tuple, .* got 3"),
+    "a prior of a batch": (
+        lambda: MEAN_REVERTING.prior(KEYS[0], (3,), X), r"prior: .* got \(3,\) and a y of shape \(4, 3\)"
+    ),
     "inversion between two ends": (
         lambda: E.invert(half, MEAN_REVERTING, S.edict(), GRID[:-1], X), "invert: .* second endpoint"
     ),
@@ -288,6 +308,13 @@ BYTES = jnp.ones((4, 3), jnp.uint8)
 def test_data_that_is_not_scaled_to_floats_is_refused(call):
     with pytest.raises(ValueError, match="to be a floating array .* got uint8 .* scale integer images"):
         call()
+
+
+def test_clean_data_in_float64_of_numpy_is_taken_without_a_warning():
+    x = np.ones((4, 3))
+    with warnings.catch_warnings(action="error"):
+        assert floating("here", x).dtype == jnp.float32
+        assert floating("here", x.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
 def test_float32_stays_so_beside_wider_numbers(x64):

@@ -31,6 +31,19 @@ def test_the_density_of_a_mixture_within_a_hundredth_of_a_nat():
     assert np.median(np.abs(found)) < 0.01
 
 
+def test_few_steps_uniform_in_time_are_enough():
+    """What the trace and the noise's scale share near the data is not left to the steps."""
+    process = jd.processes.RectifiedFlow()
+    x0 = np.float32([[0.2, -0.3], [1.1, 0.1], [-1.0, 0.6]])
+    found = jax.jit(
+        lambda x0: jd.likelihood.log_prob(
+            None, MIXTURE.denoiser(process), process, x0,
+            solver=jd.solvers.heun(), grid=jd.grids.uniform(process, 50, end=process.t_min),
+        )
+    )(x0)  # fmt: skip
+    np.testing.assert_allclose(found, MIXTURE.log_prob(process, x0, process.t_min), atol=0.05)
+
+
 @pytest.mark.slow
 def test_the_estimated_trace_is_unbiased():
     """Exact for one Gaussian up to the probes: their mean over keys is the exact answer."""

@@ -44,7 +44,8 @@ def floating(where, x0):
             f"{where}: expected x0 to be a floating array (batch, ...) or a pytree of them, got {got}; "
             "scale integer images to floats first; tokens have jd.losses.discrete, jd.likelihood.token_bound"
         )
-    return jnp.asarray(x0, jnp.promote_types(x0.dtype, jnp.float32))
+    x0 = jnp.asarray(x0)  # a float64 of numpy in the width that JAX has
+    return x0.astype(jnp.promote_types(x0.dtype, jnp.float32))
 
 
 def check_noise(where, process, instead=""):
@@ -65,6 +66,7 @@ def check_noise(where, process, instead=""):
 
 def check_one_ended(where, process):
     """Raises ValueError for a process with a second endpoint."""
+    check_made(where, "process", process, "paired", "jd.processes.VP()")
     if process.paired:
         got = type(process).__name__
         raise ValueError(f"{where}: expected a process without a second endpoint, got {got}, which has y")

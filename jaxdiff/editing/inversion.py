@@ -87,7 +87,9 @@ def invert(denoise, process, solver, grid, x0):
     rows = _rows_above_zero("invert", solver.plan(process, grid))
     if not (hasattr(rows, "unstep") and hasattr(solver, "name")):
         raise ValueError(
-            "invert: expected an invertible solver, jd.solvers.edict() or jd.solvers.bdia(), not its plan"
+            "invert: expected an invertible solver, jd.solvers.edict() or jd.solvers.bdia(), not "
+            f"its plan; got {getattr(solver, 'name', type(solver).__name__)}; other solvers invert by "
+            "jd.sample(None, denoise, process, solver, grid[::-1], x=x0), DDIM by fixed_point too"
         )
     x0 = floating("invert", x0)
     other = x0

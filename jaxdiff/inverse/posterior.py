@@ -1,6 +1,6 @@
 """One call for every method: a measurement and its name."""
 
-from jaxdiff.core import check_choice
+from jaxdiff.core import check_choice, check_made
 from jaxdiff.inverse import annealed, transforms, variational, walks
 from jaxdiff.inverse.noise import check_noiseless
 
@@ -45,6 +45,7 @@ def posterior(denoise, process, operator, y, method="mmps", noise_level=0.0, **o
       ValueError: for an unknown method, with the near ones; settings or shapes that do not fit.
     """
     check_choice("posterior", "method", method, (*TRANSFORMS, *SOLVERS))
+    check_made("posterior", "operator", operator, "forward", "jd.inverse.mask(kept) or dense(matrix)")
     if method in TRANSFORMS:
         return TRANSFORMS[method](denoise, process, operator, y, noise_level, **options)
     if method in NOISELESS:

@@ -15,7 +15,13 @@ from jaxdiff.processes.bridges import (
     StochasticInterpolant,
 )
 from jaxdiff.processes.categorical import Categorical, absorbing, bits, marginal, mask_and_replace, uniform
-from jaxdiff.processes.fitted import KineticOptimal, LearnedVP, data_separation, kinetic_optimal
+from jaxdiff.processes.fitted import (
+    KineticOptimal,
+    LearnedVP,
+    data_separation,
+    kinetic_energy,
+    kinetic_optimal,
+)
 from jaxdiff.processes.gaussian import (
     EDM,
     VE,
@@ -63,6 +69,7 @@ __all__ = [
     "data_separation",
     "discretised_gaussian",
     "given",
+    "kinetic_energy",
     "kinetic_optimal",
     "marginal",
     "mask_and_replace",

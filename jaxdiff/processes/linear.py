@@ -109,7 +109,16 @@ class LinearProcess:
         return -0.5 * (squares + noise[0].size * np.log(2 * np.pi))
 
     def prior(self, key, shape, y=None, dtype=None):
-        """One example of the prior at `t_max`: `c noise`, around `(a + b) y` where there is a `y`."""
+        """One example of the prior at `t_max`: `c noise`, around `(a + b) y` where there is a `y`.
+
+        `key` is one key, `shape` the example's and that of `y`; `jax.vmap` makes a batch.
+        """
+        if np.ndim(shape) != 1 or (y is not None and np.shape(y) != tuple(shape)):
+            got = f"{shape!r}" if y is None else f"{shape!r} and a y of shape {np.shape(y)}"
+            raise ValueError(
+                "prior: expected shape to be a tuple, that of one example and of its y, got "
+                f"{got}; vmap over keys and y for a batch"
+            )
         a, b, c = self.coefficients(self.t_max)
         like = jnp.zeros((1, *shape), dtype or jnp.result_type(float))
         noise = self.noise(key[None], like)[0]

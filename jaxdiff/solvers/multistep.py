@@ -107,6 +107,7 @@ def ipndm(order=4):
     Args:
       order: number of noise estimates averaged, 1 to 4.
     """
+    order = check_order("ipndm", order, (1, 2, 3, 4))
     return plms(order).replace(name=f"ipndm({order})")
 
 

@@ -95,13 +95,13 @@ def value_decoding(solver, reward, proposals, alpha=1.0):
         `tau_leaping()`.
       reward: `reward(x0) -> (batch,)`; proposals whose reward is not finite are not chosen, and `dropped`
         of `sample(..., save="state")` counts them.
-      proposals: M, at least 2.
+      proposals: M; 1 is plain sampling.
       alpha: temperature, above 0; towards 0 the best proposal is kept.
     """
     check_positive("value_decoding", alpha=alpha)
-    if isinstance(proposals, bool) or not isinstance(proposals, (int, np.integer)) or proposals < 2:
+    if isinstance(proposals, bool) or not isinstance(proposals, (int, np.integer)) or proposals < 1:
         raise ValueError(
-            f"value_decoding: expected proposals to be an integer of at least 2, got {proposals}"
+            f"value_decoding: expected proposals to be an integer of at least 1, got {proposals}"
         )
     return ValueDecoding(solver, alpha, reward, int(proposals))
 

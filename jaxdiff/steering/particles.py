@@ -200,7 +200,7 @@ def particles(solver, reward, count, scale=1.0, potential="difference", threshol
         `jd.solvers.discrete.ancestral()` or `tau_leaping()`.
       reward: `reward(x0) -> (batch,)`, of clean estimates; of tokens, one draw of `p(x0 | x_t)`. A particle
         whose reward is not finite is dropped and counted.
-      count: particles in a group, at least 2.
+      count: particles in a group; 1 is plain sampling.
       scale: of the reward: 1 / alpha.
       potential: "difference" (of the rewards of successive estimates), or "max" or "sum" (of the rewards
         along the path, one factor `exp(scale max)` or `exp(scale sum)` for each step that counts, taken
@@ -209,7 +209,7 @@ def particles(solver, reward, count, scale=1.0, potential="difference", threshol
       every: steps between those that count, e.g. a fifth of all for "max" and "sum".
 
     Raises:
-      ValueError: for fewer than two particles, a batch that is no whole number of groups (on several
+      ValueError: for no particles, a batch that is no whole number of groups (on several
         devices: of each device's share), a solver without noise, or a reward of another shape.
     """
     return _steered("particles", solver, reward, count, scale, potential, threshold, 0.0, every)
@@ -234,8 +234,8 @@ def twisted(solver, log_likelihood, count, guide=1.0, threshold=0.5):
 
 def _steered(where, solver, reward, count, scale, potential, threshold, guide, every=1):
     check_choice(where, "potential", potential, POTENTIALS)
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 2:
-        raise ValueError(f"{where}: expected count to be an integer of at least 2, got {count}")
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+        raise ValueError(f"{where}: expected count to be an integer of at least 1, got {count}")
     if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
         raise ValueError(f"{where}: expected every to be an integer of at least 1, got {every}")
     if isinstance(threshold, (int, float)) and not 0 <= threshold <= 1:

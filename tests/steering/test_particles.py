@@ -40,6 +40,20 @@ def run(solver, groups, count):
     return samples(solver, groups * count, save="state")
 
 
+def test_one_particle_or_proposal_is_plain_sampling():
+    """Where curves over the count begin."""
+    keys, few = jax.random.split(jax.random.key(0), 64), jd.grids.log_snr(VP, 3)
+
+    @jax.jit
+    def work(keys):
+        made = [make(S.ancestral(), reward, 1) for make in (ST.particles, ST.value_decoding)]
+        return [jd.sample(keys, DENOISE, VP, solver, few, shape=(1,)) for solver in (S.ancestral(), *made)]
+
+    plain, alone, one = jax.device_get(work(keys))
+    np.testing.assert_allclose(alone, plain, atol=1e-5)
+    assert abs(np.mean(one > 0) - 0.5) < 0.2
+
+
 @pytest.mark.parametrize("potential", ["difference", "max", "sum"])
 def test_particles_follow_the_tilted_law(potential):
     every = 1 if potential == "difference" else 12
@@ -292,12 +306,12 @@ def test_wrong_arguments():
         with pytest.raises(ValueError, match="keys; this solver draws several times"):
             noise, solver = jnp.zeros((12, 6, 1)), made(S.ancestral(), reward, 3)
             jd.sample(noise, DENOISE, VP, solver, jd.grids.uniform(VP, 12), x=jnp.zeros((6, 1)))
-    with pytest.raises(ValueError, match="at least 2"):
-        ST.particles(S.ancestral(), reward, 1)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        ST.particles(S.ancestral(), reward, 0)
     with pytest.raises(ValueError, match="potential"):
         ST.particles(S.ancestral(), reward, 2, potential="min")
     with pytest.raises(ValueError, match="proposals"):
-        ST.value_decoding(S.ancestral(), reward, 1)
+        ST.value_decoding(S.ancestral(), reward, 0)
     with pytest.raises(ValueError, match="budget"):
         ST.rollover(S.ancestral(), reward, 0)
     with pytest.raises(ValueError, match="radius"):
