@@ -124,21 +124,17 @@ def _dense_log_prob(logits, tokens):
 def _token_log_prob(logits, tokens):
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     normalizer = jax.nn.logsumexp(logits.astype(dtype), axis=-1)
-    chosen = jnp.sum(jnp.where(_is_token(logits, tokens), logits.astype(dtype), 0), axis=-1)
-    return chosen - normalizer, (logits, tokens, normalizer)
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return chosen.astype(dtype) - normalizer, (logits, tokens, normalizer)
 
 
 def _token_log_prob_backward(kept, g):
     logits, tokens, normalizer = kept
     p = jnp.exp(logits.astype(normalizer.dtype) - normalizer[..., None])
-    gradient = jnp.where(_is_token(logits, tokens), 1 - p, -p) * g[..., None]
-    return gradient.astype(logits.dtype), None
-
-
-def _is_token(logits, tokens):
-    """Compared in passing, which a vocabulary cut over devices can do where it lies; a gather cannot."""
+    # compared in passing, which a vocabulary cut over devices can do where it lies; a scatter cannot
     position = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    return position == tokens[..., None]
+    gradient = jnp.where(position == tokens[..., None], 1 - p, -p) * g[..., None]
+    return gradient.astype(logits.dtype), None
 
 
 _dense_log_prob.defvjp(_token_log_prob, _token_log_prob_backward)
