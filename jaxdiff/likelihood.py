@@ -103,6 +103,7 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
 
 def _of_parts(key, denoise, process, x0, solver, grid, trace, probes):
     """`log_prob` of a product: one walk, and every part's own change of volume."""
+    process.coefficients(process.t_max)  # not of tokens
     x0, grid = process.named("log_prob", x0), process.named("log_prob", grid)
     grid = {name: _ascending(part, grid[name]) for name, part in process.parts.items()}
     start = {name: _start(x0[name]) for name in process.parts}

@@ -58,7 +58,7 @@ def sample(
     step = stepper(solver, process, rows, keys)
     check_gradient(gradient, solver, rows)
     x = _start(keys, process, rows, shape, x, y)
-    dtype = jnp.result_type(jax.tree.leaves(x)[0], jnp.float32)
+    dtype = jnp.result_type(*jax.tree.leaves(x), jnp.float32)
     rows = jax.tree.map(lambda leaf: jnp.asarray(leaf, _numeric(leaf, dtype)), rows)
     draw = _noise_source(keys, process, x, rows)
     tick = _progress_bar(rows.nfe) if progress else None
@@ -133,9 +133,8 @@ def _start(keys, process, rows, shape, x, y):
     if (shape is None) == (x is None):
         raise ValueError("sample: expected either shape= (of one sample) or x= (the start), not both")
     if x is not None:
-        start = getattr(process, "check_start", _wide)
         _check_endpoint(y, [np.shape(leaf) for leaf in jax.tree.leaves(x)])
-        return jax.tree.map(start, x)
+        return _checked(process, x)
     if isinstance(shape, (int, np.integer)):
         raise ValueError(f"sample: expected shape to be a tuple, the shape of one sample, got {shape}")
     parts = getattr(rows, "parts", None) or {None: rows}
@@ -168,6 +167,13 @@ def _start(keys, process, rows, shape, x, y):
         )
 
     return jax.vmap(prior, in_axes=(0, None if y is None else 0))(keys, y)
+
+
+def _checked(process, x):
+    parts = getattr(process, "parts", None)
+    if parts and isinstance(x, dict) and x.keys() == parts.keys():
+        return {name: _checked(parts[name], leaf) for name, leaf in x.items()}
+    return jax.tree.map(getattr(process, "check_start", _wide), x)
 
 
 def _check_endpoint(y, shapes):

@@ -284,5 +284,7 @@ def marginal(probabilities, schedule=None):
 
     Vignac et al. (2023), arXiv:2209.14734.
     """
+    if np.ndim(probabilities) != 1:
+        raise ValueError(f"marginal: expected (K,) probabilities, got {probabilities!r}")
     schedule = schedules.linear() if schedule is None else schedule
     return Categorical(np.shape(probabilities)[0], schedule, 0.0, probabilities)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.core import dataclass, fold_in
+from jaxdiff.processes.discrete import DiscreteProcess
 from jaxdiff.processes.linear import LinearProcess, OfBase
 
 
@@ -12,11 +13,13 @@ from jaxdiff.processes.linear import LinearProcess, OfBase
 class Product:
     """A dict of processes over dicts of data with the same names: image and label, nodes and edges.
 
-        x_t[name] = a_name(t[name]) x0[name] + c_name(t[name]) noise[name]
+        x_t[name] = a_name(t[name]) x0[name] + c_name(t[name]) noise[name]    of numbers
+        x_t[name] ~ q_name(x_t | x0[name], t[name])                           of tokens
 
-    Every argument that is a dict elsewhere in jaxdiff's functions has these names; a single time is taken
-    for every part. `jd.solvers.joint` walks all parts together, `given` fixes some of them. Li et al.
-    (2024), arXiv:2410.11439; for systems of SDEs Jo et al. (2022), arXiv:2202.02514.
+    Every argument that is a dict elsewhere in jaxdiff's functions has these names;
+    a single time is taken for every part. `jd.solvers.joint` walks all parts together, `given` fixes some of
+    them. Li et al. (2024), arXiv:2410.11439; for systems of SDEs Jo et al. (2022), arXiv:2202.02514; for
+    graphs of tokens, nodes and edges having marginals of their own, Vignac et al. (2023), arXiv:2209.14734.
     """
 
     parts: dict
@@ -26,18 +29,19 @@ class Product:
         if not named or not self.parts:
             raise ValueError(f"Product: expected a dict of processes by name, got {self.parts!r}")
         for name, part in self.parts.items():
-            if not hasattr(part, "log_snr") or part.paired:
+            if not (isinstance(part, DiscreteProcess) or hasattr(part, "log_snr")) or part.paired:
                 raise ValueError(
-                    f"Product: expected processes x_t = a x0 + c noise without a second endpoint, got "
-                    f"{type(part).__name__} for {name!r}"
+                    f"Product: expected processes of tokens, or x_t = a x0 + c noise without a second "
+                    f"endpoint, got {type(part).__name__} for {name!r}"
                 )
         object.__setattr__(self, "parts", dict(sorted(self.parts.items())))  # as jax has them within jit
 
     paired = False
     t_min = property(lambda self: {name: part.t_min for name, part in self.parts.items()})
     t_max = property(lambda self: {name: part.t_max for name, part in self.parts.items()})
-    normal = property(lambda self: all(part.normal for part in self.parts.values()))
-    repeats = property(lambda self: any(part.repeats for part in self.parts.values()))
+    normal = property(lambda self: all(getattr(part, "normal", True) for part in self.parts.values()))
+    repeats = property(lambda self: any(getattr(part, "repeats", False) for part in self.parts.values()))
+    discrete = property(lambda self: [n for n, p in self.parts.items() if isinstance(p, DiscreteProcess)])
 
     def only(self, *names):
         """The product of the named parts."""
@@ -45,6 +49,8 @@ class Product:
 
     def coefficients(self, t):
         """`{name: (a, b, c)}` at times `t`, one for all or a dict."""
+        if self.discrete:
+            raise ValueError(f"Product: expected parts x_t = a x0 + c noise, got tokens for {self.discrete}")
         times = self.times(t)
         return {name: part.coefficients(times[name]) for name, part in self.parts.items()}
 
@@ -64,13 +70,15 @@ class Product:
         return {name: part.noise(fold_in(keys, i), like[name]) for i, (name, part) in parts}
 
     def prior(self, key, shape, y=None, dtype=None):
-        """One example of every part at its `t_max`; `shape` is a dict of shapes."""
+        """One example of every part at its `t_max`; `shape` is a dict of shapes, `dtype` of the numbers'."""
         self.endpoint(y)
-        shape, parts = self.named("prior", shape), enumerate(self.parts.items())
-        return {
-            name: part.prior(jax.random.fold_in(key, i), tuple(shape[name]), None, dtype)
-            for i, (name, part) in parts
-        }
+        shape = self.named("prior", shape)
+
+        def one(i, name, part):
+            of_numbers = {} if name in self.discrete else {"dtype": dtype}
+            return part.prior(jax.random.fold_in(key, i), tuple(shape[name]), **of_numbers)
+
+        return {name: one(i, name, part) for i, (name, part) in enumerate(self.parts.items())}
 
     def endpoint(self, y):
         """None: products have no second endpoint of their own."""

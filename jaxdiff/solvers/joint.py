@@ -3,7 +3,9 @@
 from typing import NamedTuple
 
 from jaxdiff.core import as_number, dataclass, namespace, safe_sqrt
-from jaxdiff.solvers.tableau import linear, table
+from jaxdiff.solvers.tableau import Tableau, linear, table
+
+OWN = 2**20  # keys of the parts of tokens begin here, behind those of the parts' noise
 
 
 class JointState(NamedTuple):
@@ -34,32 +36,29 @@ class JointRows:
     noisy = property(lambda self: any(part.noisy for part in self.parts.values()))
 
     def plan(self, process, grid=None):
-        """The rows themselves."""
+        """The rows themselves, which know their steps where all parts are linear."""
         del process, grid
+        if tokens := [name for name, part in self.parts.items() if not isinstance(part, Tableau)]:
+            raise ValueError(f"joint: expected the solver and not its plan, for {tokens} are tokens")
         return self
 
     def init(self, x, rows):
         """The state at the start."""
-        return JointState({name: part.init(x[name], rows.parts[name]) for name, part in self.parts.items()})
+        return Joint(self.parts).init(x, rows)
 
     def step(self, denoise, state, row, draw):
         """One row of every part, with one call of the network."""
-        t = {name: part.t for name, part in row.parts.items()}
-        clean, noise = denoise(state.x, t), draw() if self.noisy else None
-        parts = {}
-        for name, part in row.parts.items():
-            own = None if noise is None else noise[name]
-            parts[name] = part.step(
-                lambda x, t, name=name: clean[name], state.parts[name], part, lambda own=own: own
-            )
-        return JointState(parts)
+        return Joint(self.parts).step(denoise, state, row, draw)
 
 
 @dataclass
 class Joint:
-    """A linear solver for a product process; made by `joint`."""
+    """A solver for a product process; made by `joint`."""
 
     solvers: object
+
+    def _of(self, parts):
+        return self.solvers if isinstance(self.solvers, dict) else dict.fromkeys(parts, self.solvers)
 
     def plan(self, process, grid):
         """Rows of all parts.
@@ -71,15 +70,21 @@ class Joint:
         Raises:
           ValueError: for grids of different lengths, or solvers whose rows do not go together.
         """
-        solvers = (
-            self.solvers if isinstance(self.solvers, dict) else dict.fromkeys(process.parts, self.solvers)
-        )
+        solvers = self._of(process.parts)
         for what, given in (("a grid", process.named("joint", grid)), ("a solver", solvers)):
             if set(given) != set(process.parts):
                 raise ValueError(
                     f"joint: expected {what} for each of {sorted(process.parts)}, got {sorted(given)}"
                 )
         rows = {name: solvers[name].plan(part, grid[name]) for name, part in process.parts.items()}
+        for name, part in rows.items():
+            alone = getattr(solvers[name], "alone", None)
+            if alone or not (isinstance(part, Tableau) or name in process.discrete):
+                got = f"{type(solvers[name]).__name__}" + (f", which {alone}" if alone else "")
+                raise ValueError(
+                    "joint: expected a linear solver, or for tokens one that draws from the logits at the "
+                    f"time of each row, got {got} for {name!r}"
+                )
         shapes = {name: (part.nfe, part.steps) for name, part in rows.items()}
         if len(set(shapes.values())) != 1:
             raise ValueError(f"joint: expected grids and solvers of equal (nfe, steps), got {shapes}")
@@ -87,18 +92,34 @@ class Joint:
 
     def init(self, x, rows):
         """The state at the start."""
-        return rows.init(x, rows)
+        return JointState({
+            name: solver.init(x[name], rows.parts[name]) for name, solver in self._of(rows.parts).items()
+        })  # fmt: skip
 
     def step(self, denoise, state, row, draw):
         """One row of every part, with one call of the network."""
-        return row.step(denoise, state, row, draw)
+        clean = denoise(state.x, {name: part.t for name, part in row.parts.items()})
+        noisy = any(part.noisy for part in row.parts.values() if isinstance(part, Tableau))
+        noise = draw() if noisy else None
+
+        def move(number, name, solver):
+            part = row.parts[name]
+            if isinstance(part, Tableau):
+                own = lambda: noise[name]  # noqa: E731
+            else:
+                own = draw._replace(keys=draw.own(OWN + number))
+            return solver.step(lambda x, t: clean[name], state.parts[name], part, own)
+
+        solvers = sorted(self._of(row.parts).items())
+        return JointState({name: move(i, name, solver) for i, (name, solver) in enumerate(solvers)})
 
 
 def joint(solver):
-    """A solver for `Product`: the linear solver given, or a dict of them, on every part at once.
+    """A solver for `Product`: the one given, or a dict of them by part, on every part at once.
 
-    Takes a dict of grids; starts, shapes and samples are dicts. The denoiser is called with dicts of points
-    and of times.
+    Linear ones for numbers and those of `jd.solvers.discrete` for tokens, each with as many steps and
+    evaluations. Takes a dict of grids; starts, shapes and samples are dicts. The denoiser is called with
+    dicts of points and of times; it returns clean estimates, and logits for tokens.
     """
     return Joint(solver)
 

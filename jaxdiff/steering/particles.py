@@ -247,6 +247,9 @@ def _steered(where, solver, reward, count, scale, potential, threshold, guide, e
 def check_solver(where, solver, rows):
     """Refuses solvers that do not ask the network once a row, at its time, for what they draw from."""
     check_rows(where, rows)
+    parts = getattr(rows, "parts", None) or {}
+    if tokens := [name for name, part in parts.items() if hasattr(part, "process")]:
+        raise ValueError(f"{where}: expected a product of numbers, or tokens alone, got tokens for {tokens}")
     if alone := getattr(solver, "alone", None):
         raise ValueError(
             f"{where}: expected a solver that draws from the network's logits at the time of each row, got "

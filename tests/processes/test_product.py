@@ -211,7 +211,7 @@ def test_wrong_arguments():
         PAIR.perturb(x, x, 0.5)
     with pytest.raises(ValueError, match="dict of processes"):
         P.Product([P.VP()])
-    for part in (P.BrownianBridge(), P.absorbing(3)):
+    for part in (P.BrownianBridge(), PAIR):
         with pytest.raises(ValueError, match="without a second endpoint, got .* for 'v'"):
             P.Product({"u": P.VP(), "v": part})
     with pytest.raises(ValueError, match="equal"):
@@ -233,3 +233,130 @@ def test_samples_from_keys_have_one_mask():
     start = jnp.asarray(np.ones((2, 3, 3), np.float32))
     one, own = jax.eval_shape(lambda: (run(mask[0], shape=(3, 3)), run(mask, x=start)))
     assert one.shape == own.shape == (2, 3, 3)
+
+
+# nodes of three kinds, an edge of two, and their law; edges are masked, nodes replaced by their marginal
+LAW = np.array([[0.3, 0.05], [0.1, 0.25], [0.05, 0.25]])
+GRAPH = P.Product({"edge": P.absorbing(2), "node": P.marginal(LAW.sum(1))})
+
+
+def graph_logits(x, t):
+    """Logits of p(node | x_t) and p(edge | x_t), by Bayes' rule over the six clean pairs."""
+    seen = {name: part.likelihood(x[name], t[name])[:, 0] for name, part in GRAPH.parts.items()}
+    p = jnp.asarray(LAW, jnp.float32)[None] * seen["node"][:, :, None] * seen["edge"][:, None, :]
+    return {"node": jnp.log(p.sum(2))[:, None], "edge": jnp.log(p.sum(1))[:, None]}
+
+
+def frequencies(x):
+    return np.histogram2d(x["node"][:, 0], x["edge"][:, 0], bins=(3, 2), range=((0, 3), (0, 2)))[0] / 6000
+
+
+def test_tokens_of_two_alphabets_have_their_joint_and_conditional_law():
+    shape, D = {"node": (1,), "edge": (1,)}, S.discrete
+    line = jd.grids.uniform(GRAPH.parts["edge"], 60)
+    grid = {"node": line, "edge": line}
+
+    @jax.jit
+    def draw(keys, node):
+        both = jd.sample(keys, graph_logits, GRAPH, S.joint(D.ancestral()), grid, shape=shape)
+        mixed = S.joint({"node": D.tau_leaping(), "edge": D.ancestral()})
+        from_x = jd.sample(
+            keys, graph_logits, GRAPH, mixed, grid,
+            x=jax.vmap(lambda key: GRAPH.prior(jax.random.fold_in(key, 0), shape))(keys),
+        )  # fmt: skip
+        of_node = P.given(graph_logits, GRAPH, {"node": node})
+        rest = GRAPH.only("edge"), S.joint(D.ancestral()), {"edge": line[::6]}
+        few = jd.sample(keys[:8], graph_logits, GRAPH, S.joint(D.ancestral()), grid, shape=shape)
+        return both, from_x, jd.sample(keys, of_node, *rest, shape={"edge": (1,)})["edge"], few
+
+    both, leapt, edge, few = draw(KEYS, jnp.full((6000, 1), 2))
+    for x in (both, leapt):
+        assert x["node"].dtype == x["edge"].dtype == jnp.int32
+        assert 0.5 * np.abs(frequencies(x) - LAW).sum() < 0.03
+    np.testing.assert_allclose(np.mean(edge), 0.25 / 0.3, atol=0.02)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:8], b), both, few)
+
+
+def test_a_number_and_its_token_are_sampled_together():
+    """A mixture of two Gaussians and its component: exact logits and clean estimates of both."""
+    weights, means, deviation = jnp.array([0.3, 0.7]), jnp.array([-1.0, 1.5]), 0.4
+    pair = P.Product({"kind": P.absorbing(2), "value": P.VP()})
+
+    def both(x, t):
+        a, _, c = (jnp.asarray(k).reshape(-1, 1) for k in pair.parts["value"].coefficients(t["value"]))
+        spread = (a * deviation) ** 2 + c**2
+        gap = x["value"] - a * means[None]
+        seen = pair.parts["kind"].likelihood(x["kind"], t["kind"])[:, 0]
+        logits = jnp.log(weights[None] * seen) - 0.5 * gap**2 / spread
+        clean = means[None] + a * deviation**2 / spread * gap
+        return {"kind": logits[:, None], "value": jnp.sum(jax.nn.softmax(logits) * clean, 1, keepdims=True)}
+
+    solver = S.joint({"kind": S.discrete.ancestral(), "value": S.dpmpp_multistep(2, tau=1.0)})
+    line = jd.grids.uniform(pair.parts["kind"], 80)
+    grid = {"kind": line, "value": jd.grids.log_snr(pair.parts["value"], 80)}
+    settings = {"shape": {"kind": (1,), "value": (1,)}, "save": "all"}
+    path = jax.jit(lambda keys: jd.sample(keys, both, pair, solver, grid, **settings))(KEYS)
+    assert path["kind"].shape == path["value"].shape == (81, 6000, 1) and (path["kind"][0] == 2).all()
+    kind, value = np.asarray(path["kind"][-1])[:, 0], np.asarray(path["value"][-1])[:, 0]
+    np.testing.assert_allclose(kind.mean(), 0.7, atol=0.025)
+    for k in (0, 1):
+        own = value[kind == k]
+        np.testing.assert_allclose([own.mean(), own.std()], [means[k], deviation], atol=0.03)
+
+
+def test_the_loss_of_tokens_beside_numbers_is_their_bound():
+    """With the exact logits the mean over times is the entropy; numbers beside them add their error."""
+    rng = np.random.default_rng(0)
+    pairs = np.stack(np.unravel_index(rng.choice(6, 4096, p=LAW.reshape(-1)), LAW.shape), -1)
+    x0 = {"node": pairs[:, :1], "edge": pairs[:, 1:]}
+    triple = P.Product({**GRAPH.parts, "size": P.VP()})
+    size, kind = np.float32(pairs[:, :1] == 2), jd.parameterizations.data()
+
+    def net(x, t):
+        return {**graph_logits(x, t), "size": 0 * x["size"]}
+
+    @jax.jit
+    def losses(key):
+        loss = lambda net, x0, process, kind, **settings: jd.losses.joint(  # noqa: E731
+            net, key, x0, process=process, parameterization=kind, **settings
+        )
+        only = {"node": 0.0, "edge": 0.0}
+        return (
+            loss(graph_logits, x0, GRAPH, None, shared=1.0),
+            loss(net, x0 | {"size": size}, triple, {"size": kind}, weights=only),
+            loss(lambda x, t: jax.tree.map(jnp.zeros_like, graph_logits(x, t)), x0, GRAPH, None, shared=1.0),
+        )
+
+    exact, of_size, blind = map(np.asarray, losses(jax.random.key(3)))
+    entropy = -np.sum(LAW * np.log(LAW))
+    np.testing.assert_allclose(exact.mean(), entropy, atol=4 * exact.std() / 64)
+    np.testing.assert_allclose(of_size, size[:, 0] ** 2, rtol=1e-6)
+    assert blind.mean() > entropy + 0.1
+
+
+def test_what_needs_numbers_refuses_tokens_by_name():
+    line, keys = jd.grids.uniform(GRAPH.parts["edge"], 4), KEYS[:4]
+    grid, shape = {"node": line, "edge": line}, {"node": (1,), "edge": (1,)}
+    solver = S.joint(S.discrete.ancestral())
+    with pytest.raises(ValueError, match="got tokens for .'edge', 'node'."):
+        GRAPH.coefficients(0.5)
+    with pytest.raises(ValueError, match="got tokens for"):
+        x0 = {"node": np.zeros((2, 1)), "edge": np.zeros((2, 1))}
+        jd.likelihood.log_prob(None, graph_logits, GRAPH, x0, solver=S.joint(S.heun()), grid=grid)
+    with pytest.raises(ValueError, match="product of numbers, or tokens alone, got tokens for"):
+        steered = jd.steering.particles(solver, lambda x: x["node"][:, 0], 2)
+        jd.sample(keys, graph_logits, GRAPH, steered, grid, shape=shape)
+    with pytest.raises(ValueError, match="the solver and not its plan"):
+        jd.sample(keys, graph_logits, GRAPH, solver.plan(GRAPH, grid), shape=shape)
+    with pytest.raises(ValueError, match="FirstHitting, which asks at times of its own for 'edge'"):
+        S.joint({"edge": S.discrete.first_hitting(4), "node": S.discrete.ancestral()}).plan(
+            GRAPH, {"edge": None, "node": line}
+        )
+    with pytest.raises(ValueError, match="sample: expected integer tokens in"):
+        start = {"node": np.full((4, 1), 3), "edge": np.zeros((4, 1), int)}
+        jd.sample(keys, graph_logits, GRAPH, solver, grid, x=start)
+    with pytest.raises(ValueError, match=r"marginal: expected \(K,\) probabilities, got 3"):
+        P.marginal(3)
+    with pytest.raises(ValueError, match="joint: expected clean tokens in .0, 2., got the mask token"):
+        x0 = {"node": np.zeros((2, 1), int), "edge": np.full((2, 1), 2)}
+        jd.losses.joint(graph_logits, keys[0], x0, process=GRAPH, parameterization=None)
