@@ -251,30 +251,34 @@ def frequencies(x):
     return np.histogram2d(x["node"][:, 0], x["edge"][:, 0], bins=(3, 2), range=((0, 3), (0, 2)))[0] / 6000
 
 
-def test_tokens_of_two_alphabets_have_their_joint_and_conditional_law():
-    shape, D = {"node": (1,), "edge": (1,)}, S.discrete
-    line = jd.grids.uniform(GRAPH.parts["edge"], 60)
-    grid = {"node": line, "edge": line}
+LINE = jd.grids.uniform(GRAPH.parts["edge"], 60)
+
+
+@pytest.mark.parametrize("solver", [
+    S.joint(S.discrete.ancestral()),
+    pytest.param(
+        S.joint({"node": S.discrete.tau_leaping(), "edge": S.discrete.ancestral()}), marks=pytest.mark.slow
+    ),
+])  # fmt: skip
+def test_tokens_of_two_alphabets_have_their_joint_law(solver):
+    grid, shape = {"node": LINE, "edge": LINE}, {"node": (1,), "edge": (1,)}
 
     @jax.jit
-    def draw(keys, node):
-        both = jd.sample(keys, graph_logits, GRAPH, S.joint(D.ancestral()), grid, shape=shape)
-        mixed = S.joint({"node": D.tau_leaping(), "edge": D.ancestral()})
-        from_x = jd.sample(
-            keys, graph_logits, GRAPH, mixed, grid,
-            x=jax.vmap(lambda key: GRAPH.prior(jax.random.fold_in(key, 0), shape))(keys),
-        )  # fmt: skip
-        of_node = P.given(graph_logits, GRAPH, {"node": node})
-        rest = GRAPH.only("edge"), S.joint(D.ancestral()), {"edge": line[::6]}
-        few = jd.sample(keys[:8], graph_logits, GRAPH, S.joint(D.ancestral()), grid, shape=shape)
-        return both, from_x, jd.sample(keys, of_node, *rest, shape={"edge": (1,)})["edge"], few
+    def draw(keys, x):
+        return jd.sample(keys, graph_logits, GRAPH, solver, grid, x=x)
 
-    both, leapt, edge, few = draw(KEYS, jnp.full((6000, 1), 2))
-    for x in (both, leapt):
-        assert x["node"].dtype == x["edge"].dtype == jnp.int32
-        assert 0.5 * np.abs(frequencies(x) - LAW).sum() < 0.03
+    start = jax.vmap(lambda key: GRAPH.prior(jax.random.fold_in(key, 0), shape))(KEYS)
+    x, few = draw(KEYS, start), draw(KEYS[:8], jax.tree.map(lambda leaf: leaf[:8], start))
+    assert x["node"].dtype == x["edge"].dtype == jnp.int32
+    assert 0.5 * np.abs(frequencies(x) - LAW).sum() < 0.03
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:8], b), x, few)
+
+
+def test_edges_of_a_known_node_have_their_conditional_law():
+    of_node = P.given(graph_logits, GRAPH, {"node": np.full((6000, 1), 2)})
+    rest = GRAPH.only("edge"), S.joint(S.discrete.ancestral()), {"edge": LINE[::6]}
+    edge = jax.jit(lambda keys: jd.sample(keys, of_node, *rest, shape={"edge": (1,)})["edge"])(KEYS)
     np.testing.assert_allclose(np.mean(edge), 0.25 / 0.3, atol=0.02)
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:8], b), both, few)
 
 
 def test_a_number_and_its_token_are_sampled_together():
@@ -335,7 +339,7 @@ def test_the_loss_of_tokens_beside_numbers_is_their_bound():
 
 
 def test_what_needs_numbers_refuses_tokens_by_name():
-    line, keys = jd.grids.uniform(GRAPH.parts["edge"], 4), KEYS[:4]
+    line, keys = LINE[::15], KEYS[:4]
     grid, shape = {"node": line, "edge": line}, {"node": (1,), "edge": (1,)}
     solver = S.joint(S.discrete.ancestral())
     with pytest.raises(ValueError, match="got tokens for .'edge', 'node'."):
