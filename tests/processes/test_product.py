@@ -309,7 +309,8 @@ def test_a_number_and_its_token_are_sampled_together():
 
 
 def test_the_loss_of_tokens_beside_numbers_is_their_bound():
-    """With the exact logits the mean over times is the entropy; numbers beside them add their error."""
+    """With the exact logits the mean over times is the entropy, for times of their own that of each part
+    given the other one noisy; numbers beside them add their error."""
     rng = np.random.default_rng(0)
     pairs = np.stack(np.unravel_index(rng.choice(6, 4096, p=LAW.reshape(-1)), LAW.shape), -1)
     x0 = {"node": pairs[:, :1], "edge": pairs[:, 1:]}
@@ -327,13 +328,20 @@ def test_the_loss_of_tokens_beside_numbers_is_their_bound():
         only = {"node": 0.0, "edge": 0.0}
         return (
             loss(graph_logits, x0, GRAPH, None, shared=1.0),
+            loss(graph_logits, x0, GRAPH, None),
             loss(net, x0 | {"size": size}, triple, {"size": kind}, weights=only),
             loss(lambda x, t: jax.tree.map(jnp.zeros_like, graph_logits(x, t)), x0, GRAPH, None, shared=1.0),
         )
 
-    exact, of_size, blind = map(np.asarray, losses(jax.random.key(3)))
+    exact, apart, of_size, blind = map(np.asarray, losses(jax.random.key(3)))
     entropy = -np.sum(LAW * np.log(LAW))
     np.testing.assert_allclose(exact.mean(), entropy, atol=4 * exact.std() / 64)
+    node, edge = LAW.sum(1), LAW.sum(0)
+    of_node = 0.5 * (entropy + np.sum(edge * np.log(edge)) - np.sum(node * np.log(node)))  # seen half the time
+    t = (np.arange(200).reshape(-1, 1, 1) + 0.5) / 200
+    noisy = (1 - t) * LAW[None] + t * node[:, None] * edge[None]  # node_t and edge
+    of_edge = -np.mean(np.sum(noisy * np.log(noisy / noisy.sum(2, keepdims=True)), (1, 2)))
+    np.testing.assert_allclose(apart.mean(), of_node + of_edge, atol=4 * apart.std() / 64)
     np.testing.assert_allclose(of_size, size[:, 0] ** 2, rtol=1e-6)
     assert blind.mean() > entropy + 0.1
 
