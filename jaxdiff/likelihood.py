@@ -36,15 +36,16 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
     """Log-density of data under the probability-flow ODE, by the exact change of variables.
 
     With `z = (x - b y) / c` and log-SNR as time the ODE is `dz / dlambda = (a / c) D`, of divergence
-    `a tr J`, `J` the Jacobian of the clean estimate. That of N(0, I) data, `a / (a^2 + c^2)` times the
-    identity, has its integral in closed form, and takes away what is largest near the data. So, from the data
-    end 0 to the prior end T of the grid, in n dimensions,
+    `a tr J`, `J` the Jacobian of the clean estimate. That of N(0, I) data in d dimensions is `d a / s^2`,
+    `s^2 = a^2 + c^2`, of which the integral has a closed form; with d that of the trace at the data end (from
+    0 to n, one evaluation more) it takes away what is largest there. So, from the data end 0 to the prior end
+    T of the grid, in n dimensions,
 
-        log p(x0) = log prior(x_T) + (n / 2) log((a_T^2 + c_T^2) / (a_0^2 + c_0^2)) + q_T
-        dq / dlambda = a (tr J - n a / (a^2 + c^2)),  q_0 = 0
+        log p(x0) = log prior(x_T) + d log(s_T / s_0) + (n - d) log(c_T / c_0) + q_T
+        dq / dlambda = a (tr J - d a / s^2),  q_0 = 0
 
-    and `c q` is a coordinate that every solver integrates beside `x`, with `c (tr J - n a / (a^2 + c^2))` in
-    the place of its clean estimate (Song et al. (2021), arXiv:2011.13456, section 4.3, for any process).
+    and `c q` is a coordinate that every solver integrates beside `x`, with `c (tr J - d a / s^2)` in the
+    place of its clean estimate (Song et al. (2021), arXiv:2011.13456, section 4.3, for any process).
 
     Args:
       key: one key or `(batch,)` keys, for the probes of an estimated trace.
@@ -92,13 +93,19 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
     start = _start(x0)
     estimate = _estimator(key, start["x"], trace, probes)
 
-    def pair(state, t):
-        clean, derivative = jax.linearize(lambda x: denoise(x, t), state["x"])
-        return {"x": clean, "cq": _growth(process, t, estimate(derivative, state["x"]), state["x"])}
+    def clean_and_trace(x, t):
+        clean, derivative = jax.linearize(lambda x: denoise(x, t), x)
+        return clean, estimate(derivative, x)
 
+    def pair(state, t):
+        clean, trace = clean_and_trace(state["x"], t)
+        return {"x": clean, "cq": _growth(process, t, trace, d)}
+
+    first = jnp.asarray(grid[0], start["x"].dtype)
+    d = _dimension(process, first, clean_and_trace(start["x"], first)[1], start["x"])
     ends = None if y is None else _start(jnp.asarray(y, start["x"].dtype))
     end = sample(None, pair, process, solver, grid, x=start, y=ends)
-    return _density(process, grid, end, None if y is None else ends["x"])
+    return _density(process, grid, end, d, None if y is None else ends["x"])
 
 
 def _of_parts(key, denoise, process, x0, solver, grid, trace, probes):
@@ -113,19 +120,31 @@ def _of_parts(key, denoise, process, x0, solver, grid, trace, probes):
         for i, (name, part) in enumerate(start.items())
     }
 
-    def pair(state, t):
+    def clean_and_traces(state, t):
         x = {name: part["x"] for name, part in state.items()}
         clean, derivative = jax.linearize(lambda x: denoise(x, t), x)
         still = jax.tree.map(jnp.zeros_like, x)
 
-        def volume(name):
-            trace = estimates[name](lambda v: derivative({**still, name: v})[name], x[name])
-            return _growth(process.parts[name], t[name], trace, x[name])
+        def trace(name):
+            return estimates[name](lambda v: derivative({**still, name: v})[name], x[name])
 
-        return {name: {"x": clean[name], "cq": volume(name)} for name in x}
+        return clean, {name: trace(name) for name in x}
 
+    def pair(state, t):
+        clean, traces = clean_and_traces(state, t)
+        return {
+            name: {"x": clean[name], "cq": _growth(part, t[name], traces[name], d[name])}
+            for name, part in process.parts.items()
+        }
+
+    first = {name: jnp.asarray(grid[name][0], part["x"].dtype) for name, part in start.items()}
+    traces = clean_and_traces(start, first)[1]
+    d = {
+        name: _dimension(part, first[name], traces[name], start[name]["x"])
+        for name, part in process.parts.items()
+    }
     end = sample(None, pair, process, solver, grid, x=start)
-    return sum(_density(part, grid[name], end[name]) for name, part in process.parts.items())
+    return sum(_density(part, grid[name], end[name], d[name]) for name, part in process.parts.items())
 
 
 def variational_bound(key, denoise, process, x0, *, samples=1, y=None):
@@ -242,19 +261,25 @@ def _start(x):
     return {"x": x, "cq": jnp.sum(jnp.zeros_like(x), axis=tuple(range(1, x.ndim)))}  # on the devices of x
 
 
-def _growth(process, t, trace, x):
-    """The "clean estimate" of `c q`: the trace beyond that of N(0, I) data, times c."""
+def _dimension(process, t, trace, x):
+    """`(batch,)`: of how many dimensions N(0, I) data would have this trace."""
     a, _, c = (jnp.asarray(k, x.dtype) for k in process.coefficients(t))
-    return c * (trace - x[0].size * a / (a**2 + c**2))
+    return jax.lax.stop_gradient(jnp.clip(trace * (a**2 + c**2) / a, 0.0, x[0].size))
 
 
-def _density(process, grid, end, y=None):
+def _growth(process, t, trace, d):
+    """The "clean estimate" of `c q`: the trace beyond that of N(0, I) data in d dimensions, times c."""
+    a, _, c = (jnp.asarray(k, d.dtype) for k in process.coefficients(t))
+    return c * (trace - d * a / (a**2 + c**2))
+
+
+def _density(process, grid, end, d, y=None):
     """The prior's log-density at the end of the walk, less the change of volume on the way."""
     x = end["x"]
     a, b, c = (jnp.asarray(k, x.dtype) for k in process.coefficients(grid))
     mean = 0.0 if y is None else (a[-1] + b[-1]) * y
-    deviation = jnp.sqrt(a**2 + c**2)  # of N(0, I) data
-    volume = x[0].size * jnp.log(deviation[-1] / deviation[0] / c[-1])
+    s, n = jnp.sqrt(a**2 + c**2), x[0].size
+    volume = d * jnp.log(s[-1] / s[0]) + (n - d) * jnp.log(c[-1] / c[0]) - n * jnp.log(c[-1])
     return process.log_noise((x - mean) / c[-1]) + volume + end["cq"] / c[-1]
 
 

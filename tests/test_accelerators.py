@@ -323,10 +323,26 @@ def test_a_state_goes_over_the_devices_an_array_at_a_time(monkeypatch):
     assert np.signbit(got["b"][0]) and [len(bytes_) for bytes_ in sent] == [12, 4, 32]
 
 
+def test_operations_are_not_told_of_a_network_that_no_cpu_can_run():
+    update = training.make_update(loss, optax.sgd(0.1))
+
+    def elsewhere(*arguments):
+        raise NotImplementedError("no lowering for cpu")
+
+    examples, params = {"x": np.ones((8, 3), np.float32)}, {"w": np.ones(3, np.float32)}
+    state, feed = training.init_state(params, optax.sgd(0.1), ()), make_feed(examples, 4, 0)
+    assert update_flops(update, feed, state, feed.items(0, 1), 4) > 0
+    assert update_flops(elsewhere, feed, state, feed.items(0, 1), 4) is None
+
+
 def test_parts_that_processes_share_by_halves_are_refused():
     devices = np.array([types.SimpleNamespace(process_index=owner) for owner in (0, 0, 0, 1, 1, 1)])
     with pytest.raises(ValueError, match="mesh: expected the parts of a batch that two processes hold"):
         held_parts(devices.reshape(3, 1, 2), 0)
+    with pytest.raises(ValueError, match="got none of process 2"):
+        held_parts(devices.reshape(3, 1, 2), 2)
+    with pytest.raises(ValueError, match="part to be in .0, 2., got 2"):
+        make_feed({"x": np.ones((8, 3))}, 4, 0, None, 2, 2)
 
 
 def test_the_heap_of_a_host_with_an_accelerator_is_left_alone(monkeypatch, capsys):

@@ -44,6 +44,24 @@ def test_few_steps_uniform_in_time_are_enough():
     np.testing.assert_allclose(found, MIXTURE.log_prob(process, x0, process.t_min), atol=0.05)
 
 
+@pytest.mark.parametrize("process, steps", [
+    (jd.processes.RectifiedFlow(), 40),
+    pytest.param(jd.processes.EDM(t_max=200.0), 40, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_data_that_fill_few_of_their_dimensions(process, steps):
+    """Where they have no width the trace is 0 and the noise's scale changes the volume alone."""
+    target = jd.testing.gaussian(np.zeros(32), np.array([1.0, 0.5, *[1e-8] * 30]))
+    clean = target.sample(jax.random.key(0), 8)
+    x0 = process.perturb(clean, process.noise(jax.random.key(1), clean), process.t_min)
+    grid = jd.grids.log_snr(process, steps, end=process.t_min)
+    found = jax.jit(
+        lambda x0: jd.likelihood.log_prob(
+            None, target.denoiser(process), process, x0, solver=jd.solvers.unipc(2), grid=grid
+        )
+    )(x0)
+    np.testing.assert_allclose(found, target.log_prob(process, x0, process.t_min), atol=0.05)
+
+
 @pytest.mark.slow
 def test_the_estimated_trace_is_unbiased():
     """Exact for one Gaussian up to the probes: their mean over keys is the exact answer."""

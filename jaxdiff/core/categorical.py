@@ -100,6 +100,8 @@ BLOCK = 64
 def token_log_prob(logits, tokens):
     """`log_softmax(logits)[tokens]`, `(...)` in float32 or wider, for logits `(..., K)` and tokens `(...)`.
 
+    NaN for tokens outside [0, K), such as the -1 of a draw from no law.
+
     Neither the log-softmax nor a one-hot array is formed, forwards or backwards: the gradient is worked out
     in one pass over the logits, and can take their place in memory. Of `FactoredLogits` no more than 64
     rows are there at a time.
@@ -124,7 +126,8 @@ def _dense_log_prob(logits, tokens):
 def _token_log_prob(logits, tokens):
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     normalizer = jax.nn.logsumexp(logits.astype(dtype), axis=-1)
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    place = jnp.where(tokens < 0, logits.shape[-1], jnp.asarray(tokens, jnp.int32))
+    chosen = jnp.take_along_axis(logits, place[..., None], axis=-1)[..., 0]
     return chosen.astype(dtype) - normalizer, (logits, tokens, normalizer)
 
 

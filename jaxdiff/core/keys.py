@@ -65,7 +65,8 @@ def fold_in(keys, data):
 def normal_like(keys, x):
     """Standard normal noise in the structure of `x`; leaf arrays are `(batch, ...)`; see `batch_keys`."""
     leaves, structure = jax.tree.flatten(x)
-    keys = batch_keys(keys, leaves[0].shape[0], "noise")
+    if leaves:
+        keys = batch_keys(keys, leaves[0].shape[0], "noise")
     own = [keys] if len(leaves) == 1 else [fold_in(keys, i) for i in range(len(leaves))]
     return jax.tree.unflatten(structure, [_normal(k, leaf) for k, leaf in zip(own, leaves, strict=True)])
 

@@ -52,7 +52,8 @@ def load(name, **options):
     elif plain == "digits" or plain in TOYS:
         make, first = (digits, ()) if plain == "digits" else (toy, (plain,))
     else:
-        raise ValueError(f"load: {unknown_name('data set', kind if path else plain, names())}")
+        own = kind == "digits" or kind in TOYS  # right by itself, and takes no path
+        raise ValueError(f"load: {unknown_name('data set', plain if own else kind, names())}")
     try:
         bound = inspect.signature(make).bind(*first, **written, **options).arguments
         further = bound.pop("options", {})  # of streams, which hand them on

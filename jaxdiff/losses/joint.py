@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import times as times_
-from jaxdiff.core import batch_keys, check_output, floating, fold_in, match_dims
+from jaxdiff.core import batch_keys, check_made, check_output, floating, fold_in, match_dims
 from jaxdiff.losses.discrete.bounds import of_clean, over_tokens
 
 
@@ -39,7 +39,10 @@ def joint(net, key, x0, *, process, parameterization, weights=None, times=None, 
         for name, part in process.parts.items()
     }
     process.named("joint", weights or {})
-    _check_complete(process.parts.keys() - tokens, "parameterization", parameterization)
+    if numbers := process.parts.keys() - tokens:
+        _check_complete(numbers, "parameterization", parameterization)
+        for kind in {name: _of(name, parameterization) for name in numbers}.values():
+            check_made("joint", "parameterization", kind, "target", "jd.parameterizations.v()")
     _check_complete(process.parts, "times", times)
     batch = jax.tree.leaves(x0)[0].shape[0]
     keys = batch_keys(key, batch, "joint")

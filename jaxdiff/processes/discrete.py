@@ -158,6 +158,7 @@ def check_discrete(where, process):
 
 def values(x, size):
     """0 ... size - 1 behind the axes of the tokens `x`, `(*x.shape, size)`."""
+    x = jnp.asarray(x)  # of numpy's integers in the width that JAX has
     return jax.lax.broadcasted_iota(x.dtype, (*x.shape, size), x.ndim)
 
 

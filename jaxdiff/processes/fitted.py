@@ -128,7 +128,9 @@ def kinetic_energy(process, separation, scale=1.0, nodes=400):
         int m'^2 + c'^2 - (1 - L(m / c)) (m' - m c' / c)^2 dt,   m = scale a
 
     by Gauss-Legendre quadrature. On N(0, I) data a variance preserving path costs nothing and rectified flow
-    2 - pi / 2; `KineticOptimal` has the least. Shaul et al. (2023), arXiv:2306.06626, eq. 14.
+    2 - pi / 2; of paths in one unit of time `KineticOptimal` has the least. Infinite, so that it grows slowly
+    with `nodes`, where the noise begins as the root of time and the data are points apart: of VP processes on
+    finite sets. Shaul et al. (2023), arXiv:2306.06626, eq. 14.
 
     Args:
       process: forward process without a second endpoint.

@@ -111,9 +111,9 @@ class LinearProcess:
     def prior(self, key, shape, y=None, dtype=None):
         """One example of the prior at `t_max`: `c noise`, around `(a + b) y` where there is a `y`.
 
-        `key` is one key, `shape` the example's and that of `y`; `jax.vmap` makes a batch.
+        `key` is one key, `shape` the example's, to which `y` broadcasts; `jax.vmap` makes a batch.
         """
-        if np.ndim(shape) != 1 or (y is not None and np.shape(y) != tuple(shape)):
+        if np.ndim(shape) != 1 or (y is not None and np.ndim(y) > len(shape)):
             got = f"{shape!r}" if y is None else f"{shape!r} and a y of shape {np.shape(y)}"
             raise ValueError(
                 "prior: expected shape to be a tuple, that of one example and of its y, got "

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.core import dataclass, fold_in
+from jaxdiff.core import batch_keys, dataclass, fold_in
 from jaxdiff.processes.discrete import DiscreteProcess
 from jaxdiff.processes.linear import LinearProcess, OfBase
 
@@ -16,10 +16,10 @@ class Product:
         x_t[name] = a_name(t[name]) x0[name] + c_name(t[name]) noise[name]    of numbers
         x_t[name] ~ q_name(x_t | x0[name], t[name])                           of tokens
 
-    Every argument that is a dict elsewhere in jaxdiff's functions has these names;
-    a single time is taken for every part. `jd.solvers.joint` walks all parts together, `given` fixes some of
-    them. Li et al. (2024), arXiv:2410.11439; for systems of SDEs Jo et al. (2022), arXiv:2202.02514; for
-    graphs of tokens, nodes and edges having marginals of their own, Vignac et al. (2023), arXiv:2209.14734.
+    Every argument that is a dict elsewhere in jaxdiff's functions has these names; a single time is taken for
+    every part. `jd.solvers.joint` walks all parts together, `given` fixes some of them. Li et al. (2024),
+    arXiv:2410.11439; for systems of SDEs Jo et al. (2022), arXiv:2202.02514; for graphs of tokens, nodes and
+    edges having marginals of their own, Vignac et al. (2023), arXiv:2209.14734.
     """
 
     parts: dict
@@ -66,6 +66,7 @@ class Product:
 
     def noise(self, keys, like):
         """`{name: noise}` in the shapes of `like`, for one key or `(batch,)` keys."""
+        keys = batch_keys(keys, jax.tree.leaves(like)[0].shape[0], "noise")
         parts = enumerate(self.parts.items())
         return {name: part.noise(fold_in(keys, i), like[name]) for i, (name, part) in parts}
 

@@ -224,8 +224,9 @@ def twisted(solver, log_likelihood, count, guide=1.0, threshold=0.5):
     (2023), arXiv:2306.17775, algorithm 1.
 
     Args:
-      solver, count, threshold: as of `particles`.
+      solver, threshold: as of `particles`.
       log_likelihood: `(x0) -> (batch,)`, differentiable.
+      count: particles in a group; one follows the gradient alone, which is not exact.
       guide: strength of the proposals' gradient. At high noise the likelihood of the clean estimate is too
         sure of itself, and the weights of 1 uneven: 0.3 to 0.5 needs fewer particles.
     """

@@ -64,6 +64,8 @@ def make_feed(data, batch_size, seed, num_classes=None, part=0, parts=1):
             "fit: expected data to be a dict of arrays or Examples, such as dataset.examples(), got "
             f"{type(source).__name__}"
         )
+    if not np.isin(part, np.arange(parts)).all():
+        raise ValueError(f"fit: expected part to be in [0, {parts}), got {part}")
     own = np.arange(batch_size).reshape(parts, -1)[part].reshape(-1)
     if not isinstance(source, Mapping):
         def read(picked):

@@ -24,9 +24,9 @@ def peak_flops(kind):
 def update_flops(update, feed, state, items, batch_size):
     """Floating-point operations of one update of the whole batch, as XLA's cost analysis counts them.
 
-    The program is lowered for one device and not compiled: what parallelism repeats is not counted, what
-    rematerialisation repeats is, a kernel of another language counts 0, and a loop counts once, so `update`
-    has to be made without `accumulate`.
+    The program is lowered for one device of the host and not compiled: what parallelism repeats is not
+    counted, what rematerialisation repeats is, and a loop counts once, so `update` has to be made without
+    `accumulate`.
 
     Args:
       update: of `make_update`.
@@ -36,7 +36,7 @@ def update_flops(update, feed, state, items, batch_size):
       batch_size: of the global batch.
 
     Returns:
-      A float, or None where the backend does not tell.
+      A float, or None where it is not told: of kernels that are of accelerators alone.
     """
     def run(state, resident, item, key):
         return update(state, feed.gather(resident, item), jax.random.wrap_key_data(key))
@@ -46,6 +46,9 @@ def update_flops(update, feed, state, items, batch_size):
 
     item = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[2:]), a.dtype), items)
     key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-    with on_host():  # the clients of accelerators count none
-        costs = jax.jit(run).lower(shapes(state), shapes(feed.resident), item, key).cost_analysis()
+    try:
+        with on_host():  # the clients of accelerators count none
+            costs = jax.jit(run).lower(shapes(state), shapes(feed.resident), item, key).cost_analysis()
+    except (NotImplementedError, ValueError):
+        return None
     return (costs or {}).get("flops")

@@ -57,7 +57,7 @@ def fit(
     The batch of a step is a function of `(seed, step)`, and the key of an example of
     `(seed, step, its index in the batch)`: with the same `out`, the same settings and the same
     devices, a run that was stopped anywhere ends with the same bits as one that was not. (GPUs add up in any
-    order, but with `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.)
+    order, except under `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.)
 
     Args:
       params: initial parameters; they are copied.

@@ -25,7 +25,8 @@ class Parallel(NamedTuple):
       devices: number of devices.
       batch_devices: number of parts that a batch is cut into.
       whole: whether every device has the whole state.
-      part: `(numbers, count)`: this process supplies the rows of these of `count` equal parts of a batch.
+      part: `(numbers, count)`: this process supplies the rows of these, or of this one, of `count` equal
+        parts of a batch.
       place: train state on the host -> on the devices, owned by no one else (it may be donated).
       replicate: host tree -> a copy on every device.
       shard: `(updates, rows, ...)` host arrays, this process's rows -> the dispatch's third argument.
@@ -225,6 +226,8 @@ def held_parts(devices, process):
     rows = [{device.process_index for device in row} for row in devices.reshape(-1, devices.shape[-1])]
     held = {p: tuple(i for i, row in enumerate(rows) if p in row) for p in set().union(*rows)}
     groups = set(held.values())
+    if process not in held:
+        raise ValueError(f"parallel: expected devices of every process, got none of process {process}")
     if sum(map(len, groups)) != len(rows) or len(set(map(len, groups))) > 1:
         raise ValueError(
             "mesh: expected the parts of a batch that two processes hold to be the same or none in common, "

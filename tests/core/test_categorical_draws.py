@@ -76,6 +76,8 @@ def test_token_log_prob_is_the_gathered_log_softmax():
     ours, theirs = (with_slope(log_prob, logits, tokens) for log_prob in (token_log_prob, plain))
     np.testing.assert_allclose(ours[0], theirs[0], atol=1e-6)
     np.testing.assert_allclose(ours[1], theirs[1], atol=1e-5)
+    none = token_log_prob(jnp.zeros((4, 300)), jnp.asarray([-1, 5, 127, -128], jnp.int8))
+    np.testing.assert_allclose(none, [np.nan, -np.log(300), -np.log(300), np.nan], rtol=1e-5)
 
 
 def test_large_vocabularies_cost_little_more_than_their_logits():

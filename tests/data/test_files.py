@@ -155,6 +155,8 @@ def test_folders_without_images(tmp_path):
 
 
 def test_unknown_names_list_the_near_ones():
+    with pytest.raises(ValueError, match="unknown data set 'moons:3'"):
+        data.load("moons:3")
     with pytest.raises(ValueError, match="did you mean moons"):
         data.load("moon")
     with pytest.raises(ValueError, match="npz:PATH"):

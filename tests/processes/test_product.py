@@ -346,6 +346,15 @@ def test_the_loss_of_tokens_beside_numbers_is_their_bound():
     assert blind.mean() > entropy + 0.1
 
 
+def test_one_key_makes_the_noise_of_its_examples():
+    triple, like = P.Product({**GRAPH.parts, "size": P.VP()}), {"node": np.zeros((3, 2), int)}
+    like |= {"edge": np.zeros((3, 1), int), "size": np.zeros((3, 2), np.float32)}
+    keys = jax.vmap(lambda i: jax.random.fold_in(KEYS[0], i))(np.arange(3))
+    jax.tree.map(
+        np.testing.assert_array_equal, triple.noise(KEYS[0], like), triple.noise(keys, like)
+    )
+
+
 def test_what_needs_numbers_refuses_tokens_by_name():
     line, keys = LINE[::15], KEYS[:4]
     grid, shape = {"node": line, "edge": line}, {"node": (1,), "edge": (1,)}
@@ -369,6 +378,10 @@ def test_what_needs_numbers_refuses_tokens_by_name():
         jd.sample(keys, graph_logits, GRAPH, solver, grid, x=start)
     with pytest.raises(ValueError, match=r"marginal: expected \(K,\) probabilities, got 3"):
         P.marginal(3)
+    with pytest.raises(ValueError, match="joint: expected parameterization .* got None"):
+        pair = P.Product({"node": GRAPH.parts["node"], "size": P.VP()})
+        x0 = {"node": np.zeros((2, 1), int), "size": np.zeros((2, 1), np.float32)}
+        jd.losses.joint(graph_logits, keys[0], x0, process=pair, parameterization=None)
     with pytest.raises(ValueError, match="joint: expected clean tokens in .0, 2., got the mask token"):
         x0 = {"node": np.zeros((2, 1), int), "edge": np.full((2, 1), 2)}
         jd.losses.joint(graph_logits, keys[0], x0, process=GRAPH, parameterization=None)
