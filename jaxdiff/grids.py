@@ -7,7 +7,7 @@ log-SNR is infinite at `t_max`, they are laid out from its mirror image of `t_mi
 
 import numpy as np
 
-from jaxdiff.core import check_choice, check_made, check_positive, concrete, namespace
+from jaxdiff.core import check_choice, check_count, check_made, check_positive, concrete, namespace
 from jaxdiff.times import log_snr_range, shift_times
 
 
@@ -284,8 +284,7 @@ def _end(process, end):
 
 def _check_steps(where, process, steps):
     check_made(where, "process", process, "t_max", "jd.processes.VP()")
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise ValueError(f"{where}: expected steps to be an integer of at least 1, got {steps}")
+    check_count(where, steps=steps)
     return int(steps)
 
 

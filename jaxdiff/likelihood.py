@@ -72,8 +72,7 @@ def log_prob(key, denoise, process, x0, *, solver, grid, trace="exact", probes=1
     """
     check_made("log_prob", "process", process, "endpoint", "jd.processes.VP()")
     check_choice("log_prob", "trace", trace, TRACES)
-    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
-        raise ValueError(f"log_prob: expected probes to be an integer of at least 1, got {probes}")
+    check_count("log_prob", probes=probes)
     process.endpoint(y)
     if hasattr(solver, "to") and is_concrete(solver.t, solver.to) and solver.t[0] > solver.to[-1]:
         raise ValueError(

@@ -39,10 +39,11 @@ def joint(net, key, x0, *, process, parameterization, weights=None, times=None, 
         for name, part in process.parts.items()
     }
     process.named("joint", weights or {})
-    if numbers := process.parts.keys() - tokens:
-        _check_complete(numbers, "parameterization", parameterization)
-        for kind in {name: _of(name, parameterization) for name in numbers}.values():
-            check_made("joint", "parameterization", kind, "target", "jd.parameterizations.v()")
+    numbers = process.parts.keys() - tokens
+    _check_complete(numbers, "parameterization", parameterization)
+    for name in sorted(numbers):
+        kind = _of(name, parameterization)
+        check_made("joint", "parameterization", kind, "target", "jd.parameterizations.v()")
     _check_complete(process.parts, "times", times)
     batch = jax.tree.leaves(x0)[0].shape[0]
     keys = batch_keys(key, batch, "joint")

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.core import batch_keys, quadratic_forms, random_tangents, unit_tangents
+from jaxdiff.core import batch_keys, check_count, quadratic_forms, random_tangents, unit_tangents
 
 
 def score_of(energy):
@@ -45,8 +45,7 @@ def sliced(score, key, x, probes=1):
       key: one key or `(batch,)` keys.
       probes: directions per example.
     """
-    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
-        raise ValueError(f"sliced: expected probes to be an integer of at least 1, got {probes}")
+    check_count("sliced", probes=probes)
     keys = batch_keys(key, x.shape[0], "sliced")
     value, derivative = jax.linearize(score, x)
     trace = jnp.mean(quadratic_forms(derivative, random_tangents(keys, x, probes, jax.random.normal)), 0)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxdiff import grids
-from jaxdiff.core import namespace
+from jaxdiff.core import check_count, namespace
 from jaxdiff.solvers.fitted import FITTED
 from jaxdiff.solvers.multistep import unipc
 from jaxdiff.solvers.tableau import table
@@ -38,8 +38,7 @@ def default(process, nfe):
     Returns:
       A `Tableau`: `jd.sample(keys, denoise, process, jd.solvers.default(process, 10), shape=...)`.
     """
-    if isinstance(nfe, bool) or not isinstance(nfe, (int, np.integer)) or nfe < 1:
-        raise ValueError(f"default: expected nfe to be an integer of at least 1, got {nfe}")
+    check_count("default", nfe=nfe)
     high, low = (float(level) for level in grids.log_snr_range(process))
     if float(process.coefficients(process.t_max)[2]) > 0:  # else a bridge, pinned to its end
         for end in sorted((end for end, n in FITTED if n == nfe), reverse=True):

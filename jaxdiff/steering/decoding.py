@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxdiff.core import check_positive, concrete, dataclass, match_dims, static_field
+from jaxdiff.core import check_count, check_positive, concrete, dataclass, match_dims, static_field
 from jaxdiff.sampling import Draw
 from jaxdiff.solvers.tableau import check_rows
 from jaxdiff.steering.particles import _reward, check_solver, estimate
@@ -99,10 +98,7 @@ def value_decoding(solver, reward, proposals, alpha=1.0):
       alpha: temperature, above 0; towards 0 the best proposal is kept.
     """
     check_positive("value_decoding", alpha=alpha)
-    if isinstance(proposals, bool) or not isinstance(proposals, (int, np.integer)) or proposals < 1:
-        raise ValueError(
-            f"value_decoding: expected proposals to be an integer of at least 1, got {proposals}"
-        )
+    check_count("value_decoding", proposals=proposals)
     return ValueDecoding(solver, alpha, reward, int(proposals))
 
 
@@ -211,6 +207,5 @@ def rollover(solver, reward, budget):
       reward: `reward(x0) -> (batch,)`.
       budget: evaluations a step on average, at least 1.
     """
-    if isinstance(budget, bool) or not isinstance(budget, (int, np.integer)) or budget < 1:
-        raise ValueError(f"rollover: expected budget to be an integer of at least 1, got {budget}")
+    check_count("rollover", budget=budget)
     return Rollover(solver, reward, int(budget))

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdiff.core import (
     check_choice,
+    check_count,
     check_noise,
     concrete,
     dataclass,
@@ -235,10 +235,7 @@ def twisted(solver, log_likelihood, count, guide=1.0, threshold=0.5):
 
 def _steered(where, solver, reward, count, scale, potential, threshold, guide, every=1):
     check_choice(where, "potential", potential, POTENTIALS)
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
-        raise ValueError(f"{where}: expected count to be an integer of at least 1, got {count}")
-    if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
-        raise ValueError(f"{where}: expected every to be an integer of at least 1, got {every}")
+    check_count(where, count=count, every=every)
     if isinstance(threshold, (int, float)) and not 0 <= threshold <= 1:
         raise ValueError(f"{where}: expected threshold in [0, 1], got {threshold}")
     guided = not (isinstance(guide, (int, float)) and guide == 0)
